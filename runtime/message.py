@@ -13,6 +13,7 @@ R = TypeVar("R")
 
 encode = msgspec.msgpack.Encoder().encode
 
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class _MessageMeta(msgspec.StructMeta):
     """Takes the class argument that msgspec does not know (`class Ping(Message[Pong], to="ponger")`); all keyword-only."""
