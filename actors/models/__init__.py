@@ -1,0 +1,1 @@
+"""Language models: what is asked of one, the backends that answer, and the list of those that can be configured."""

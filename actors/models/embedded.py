@@ -1,0 +1,16 @@
+"""The embedded model: SmolLM2 in a child process, loaded by its first message and stopped when it is idle."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ...runtime import Message, ProcessActor
+from .protocol import Generate
+
+
+class EmbeddedModel(ProcessActor):
+    """Answers `Generate`; a crash of native code ends the child process and nothing else."""
+
+    worker: ClassVar[str] = "pocketpaw.actors.models.embedded_worker:SmolLMWorker"
+    takes: ClassVar[tuple[type[Message[Any]], ...]] = (Generate,)
+    handler_timeout_s: ClassVar[float | None] = None  # the turn has its own limit

@@ -1,0 +1,168 @@
+"""What the statuses and error objects of OpenAI-like servers mean, as our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+import httpx2
+import msgspec
+import trio
+
+from ...runtime.errors import PocketPawError
+from .errors import (
+    ModelCredentialRefused,
+    ModelMisconfigured,
+    ModelOutOfCredit,
+    ModelRateLimited,
+    ModelRefusedInput,
+    ModelTimedOut,
+    ModelUnreachable,
+    PromptTooLong,
+)
+from .openai_wire import WireError
+
+QUOTE_LIMIT_CHARACTERS = 300
+
+# OpenAI, llama.cpp, LM Studio, vLLM and Anthropic-through-LiteLLM, in this order.
+_TOO_LONG = (
+    "context_length_exceeded",
+    "exceed_context_size",
+    "context length",
+    "context size",
+    "context window",
+    "maximum context",
+    "prompt is too long",
+)
+_OUT_OF_CREDIT = ("insufficient_quota", "billing", "credit balance", "insufficient credits")
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Who failed, and the secret that no error may repeat."""
+
+    backend: str
+    model: str
+    address: str
+    api_key: str = ""
+
+    def quote(self, text: object) -> str:
+        """Shorten a server's words to one line without the credential."""
+        line = " ".join(str(text or "").split())
+        if self.api_key:
+            line = line.replace(self.api_key, "[redacted]")
+        return line if len(line) <= QUOTE_LIMIT_CHARACTERS else line[:QUOTE_LIMIT_CHARACTERS] + "…"
+
+    def __repr__(self) -> str:
+        return f"Source({self.backend} at {self.address})"
+
+
+class _ErrorBody(msgspec.Struct):
+    error: WireError | str | None = None
+    message: object = None
+    detail: object = None
+
+
+def parse_error_body(body: bytes) -> WireError:
+    """Find the error in the body of a failed request, whatever shape it has."""
+    try:
+        parsed = msgspec.json.decode(body, type=_ErrorBody)
+    except msgspec.DecodeError:
+        return WireError(message=body.decode("utf-8", "replace"))
+    if isinstance(parsed.error, WireError):
+        return parsed.error
+    return WireError(message=parsed.error or parsed.message or parsed.detail)
+
+
+def failure_of_status(
+    status: int, error: WireError, source: Source, retry_after_s: float | None = None
+) -> PocketPawError:
+    """Name the failure that an HTTP status and its error object stand for."""
+    words = source.quote(error.message)
+    said = f"{source.backend} at {source.address} answered {status}" + (f": {words}" if words else "")
+    clues = f"{error.code} {error.type} {error.message}".lower()
+    context: dict[str, object] = {"backend": source.backend, "model": source.model, "status": status}
+    match status:
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+            return _refused_credential(status, source, context)
+        case HTTPStatus.PAYMENT_REQUIRED:
+            return ModelOutOfCredit(f"{said}; the account has no credit left", **context)
+        case HTTPStatus.TOO_MANY_REQUESTS if any(clue in clues for clue in _OUT_OF_CREDIT):
+            return ModelOutOfCredit(f"{said}; the account has no credit left", **context)
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            return ModelRateLimited(said, retry_after_s=retry_after_s, **context)
+        case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:
+            return ModelMisconfigured(f"{said}; is the address right, and does it have {source.model!r}?", **context)
+        case _ if any(clue in clues for clue in _TOO_LONG):
+            return PromptTooLong(said, prompt_tokens=error.n_prompt_tokens, limit_tokens=error.n_ctx, **context)
+        case HTTPStatus.REQUEST_TIMEOUT | HTTPStatus.CONFLICT | HTTPStatus.TOO_EARLY:
+            return ModelUnreachable(said, retry_after_s=retry_after_s, **context)
+        case _ if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+            return ModelMisconfigured(
+                f"{said}, a redirect, which is not followed with a key: set its target", **context
+            )
+        case _ if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return ModelRefusedInput(said, **context)
+        case _:
+            return ModelUnreachable(said, retry_after_s=retry_after_s, **context)
+
+
+def _refused_credential(status: int, source: Source, context: dict[str, object]) -> ModelCredentialRefused:
+    # not in the server's own words: they tend to repeat parts of the key
+    what = "its API key" if source.api_key else "a request without an API key"
+    return ModelCredentialRefused(
+        f"{source.backend} at {source.address} refused {what} for {source.model!r} ({status})", **context
+    )
+
+
+def failure_in_answer(error: WireError, source: Source) -> PocketPawError:
+    """Name the failure that an error object inside a 200 stands for: its `code` is a status with some servers."""
+    code = error.code
+    if isinstance(code, str) and code.isdigit():
+        code = int(code)
+    if isinstance(code, int) and HTTPStatus.BAD_REQUEST <= code <= 599:
+        return failure_of_status(code, error, source)
+    kind = f"{error.type} {code}".lower()
+    if "rate_limit" in kind:
+        return failure_of_status(HTTPStatus.TOO_MANY_REQUESTS, error, source)
+    if "invalid_request" in kind or any(clue in f"{kind} {error.message}".lower() for clue in _TOO_LONG):
+        return failure_of_status(HTTPStatus.BAD_REQUEST, error, source)
+    return failure_of_status(HTTPStatus.BAD_GATEWAY, error, source)
+
+
+def failure_of_transport(
+    error: httpx2.HTTPError | httpx2.InvalidURL | trio.TooSlowError, source: Source
+) -> PocketPawError:
+    """Name the failure behind an exception of the HTTP client, or behind our own deadline."""
+    who = f"{source.backend} at {source.address}"
+    context: dict[str, object] = {"backend": source.backend, "model": source.model}
+    match error:
+        case trio.TooSlowError():
+            return ModelTimedOut(f"{who} did not finish in time", **context)
+        case httpx2.ConnectTimeout():
+            return ModelUnreachable(f"{who} did not take the connection in time", **context)
+        case httpx2.TimeoutException():
+            return ModelTimedOut(f"{who} was silent for too long", **context)
+        case httpx2.ConnectError():
+            return ModelUnreachable(f"{who} cannot be reached: {source.quote(error) or 'no connection'}", **context)
+        case httpx2.UnsupportedProtocol() | httpx2.InvalidURL() | httpx2.LocalProtocolError():
+            return ModelMisconfigured(f"{who} cannot be asked: {source.quote(error)}", **context)
+        case _:
+            return ModelUnreachable(f"{who} broke the connection: {source.quote(error) or 'reset'}", **context)
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Read `Retry-After` (RFC 9110, section 10.2.3: seconds or a date) or OpenAI's `retry-after-ms`, in seconds."""
+    try:
+        if milliseconds := headers.get("retry-after-ms"):
+            return max(0.0, float(milliseconds) / 1000)
+        value = headers.get("retry-after", "").strip()
+        if not value:
+            return None
+        if value.replace(".", "", 1).isdigit():
+            return float(value)
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None  # not readable: as if it were absent
+    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())

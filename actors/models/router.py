@@ -1,0 +1,147 @@
+"""The router: picks the backend for a generation, and the next one when it fails before it has said anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+import httpx2
+import msgspec
+import trio
+
+from ...config import Settings
+from ...runtime import Actor, Message
+from ...runtime.errors import ActorDied, PocketPawError, Unavailable
+from .catalogue import Configured, Selection, configured, open_backend
+from .embedded_worker import CONTEXT_TOKENS, DEFAULT_MAX_TOKENS, find_model
+from .openai_compatible import open_client
+from .protocol import Generate, GenerationEvent
+from .window import fit
+
+EMBEDDED = "models/embedded"
+
+EMBEDDED_ATTEMPTS = 3
+"""Its process may be killed; a fresh one is there in half a second."""
+
+SERVER_WINDOW_TOKENS = 32_768
+"""What a model behind a server is taken to read; it says so itself when that is too much."""
+
+CHECK_TIMEOUT_S = 10.0
+
+
+class BackendState(msgspec.Struct, frozen=True):
+    """One configured backend; `detail` says why it is not available."""
+
+    name: str
+    model: str
+    available: bool
+    detail: str
+    latency_ms: float
+
+
+class CheckBackends(Message[list[BackendState]], to="models/router"):
+    """Try to reach every configured backend, in the order in which they are asked when somebody chats."""
+
+
+class SettingsSource(Protocol):
+    @property
+    def current(self) -> Settings: ...
+
+
+class Router(Actor):
+    """Streams each generation from the first backend that can, `max_concurrent_conversations` at a time.
+
+    Those that wait are served in their order; as a session has one turn at a time, none can push the others aside.
+    A backend that has begun is not replaced: what was said cannot be taken back.
+    """
+
+    handler_timeout_s = None  # a turn has its own limit
+
+    def __init__(self, live: SettingsSource) -> None:
+        super().__init__()
+        self.concurrency = live.current.max_concurrent_conversations
+        self._live = live
+        self._client: httpx2.AsyncClient | None = None
+        self._settings: Settings | None = None
+        self._selection = Selection(())
+
+    async def on_stop(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def generate(self, message: Generate) -> AsyncGenerator[GenerationEvent]:
+        selection = self._select()
+        failures = list(selection.problems)
+        for backend in selection.backends:
+            has_begun = False
+            try:
+                async for event in self._ask(backend, message):
+                    has_begun = True
+                    yield event
+                return
+            except PocketPawError as error:
+                if has_begun or (len(selection.backends) == 1 and not selection.problems):
+                    raise
+                failures.append(f"{backend.name}: {error.detail}")
+        raise Unavailable("no model could answer. " + "; ".join(failures))
+
+    async def check_backends(self, message: CheckBackends) -> list[BackendState]:
+        return [await self._check(backend) for backend in self._select().backends]
+
+    def _select(self) -> Selection:
+        """The backends that the settings choose now; read anew only when they have changed."""
+        settings = self._live.current
+        if settings is not self._settings:
+            self._settings, self._selection = settings, configured(settings)
+        return self._selection
+
+    async def _ask(self, backend: Configured, message: Generate) -> AsyncGenerator[GenerationEvent]:
+        if backend.is_embedded:
+            events = self._ask_embedded(message)
+        else:
+            window = SERVER_WINDOW_TOKENS - (message.max_tokens or backend.max_tokens or DEFAULT_MAX_TOKENS)
+            request = msgspec.structs.replace(message, messages=fit(message.messages, window))
+            events = open_backend(backend, self._open_client()).generate(request)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    async def _ask_embedded(self, message: Generate) -> AsyncGenerator[GenerationEvent]:
+        """Ask the model's process; if it dies before its first word, ask the next one."""
+        window = CONTEXT_TOKENS - (message.max_tokens or DEFAULT_MAX_TOKENS)
+        request = msgspec.structs.replace(message, messages=fit(message.messages, window))
+        for attempt in range(EMBEDDED_ATTEMPTS):
+            has_begun = False
+            try:
+                async with self.stream(request, to=EMBEDDED) as events:
+                    async for event in events:
+                        has_begun = True
+                        yield event
+                return
+            except ActorDied:
+                if has_begun or attempt == EMBEDDED_ATTEMPTS - 1:
+                    raise
+
+    async def _check(self, backend: Configured) -> BackendState:
+        started = time.perf_counter()
+        detail = ""
+        try:
+            with trio.fail_after(CHECK_TIMEOUT_S):
+                if backend.is_embedded:
+                    await trio.to_thread.run_sync(find_model)
+                else:
+                    await open_backend(backend, self._open_client()).check()
+        except PocketPawError as error:
+            detail = error.detail
+        except trio.TooSlowError:
+            detail = f"{backend.name} did not answer within {CHECK_TIMEOUT_S:g} s"
+        latency_ms = round((time.perf_counter() - started) * 1000, 1)
+        return BackendState(backend.name, backend.model, not detail, detail, latency_ms)
+
+    def _open_client(self) -> httpx2.AsyncClient:
+        if self._client is None:
+            self._client = open_client()
+        return self._client

@@ -1,0 +1,187 @@
+"""The tables, as the newest migration leaves them (a test holds the two together).
+
+Ids that count up (`messages.id` and the logs') are never given twice, so they serve as cursors and as order.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+from .fulltext import index_with_messages
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time: UTC text on SQLite, `timestamptz` on PostgreSQL, always aware in Python."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is UTC:
+            return value
+        if value.tzinfo is None:
+            raise ValueError(f"a time without its zone cannot be stored: {value.isoformat()}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def plain(value: str) -> str:
+    """The text as it is stored: PostgreSQL refuses NUL, and SQLite's functions stop at it, so it becomes U+FFFD."""
+    return value.replace("\0", "\ufffd") if "\0" in value else value
+
+
+class PlainText(TypeDecorator[str]):
+    """Text that may come from anywhere, stored `plain`."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else plain(value)
+
+
+Counter = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in a column typed INTEGER
+AnyRow = Row[*tuple[Any, ...]]
+JsonObject = dict[str, object]
+
+Json = JSON(none_as_null=True)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("title", PlainText),  # NULL until a person or the first message names it
+    Column("channel", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("last_activity", UtcDateTime, nullable=False),
+    Column("message_count", Integer, nullable=False),  # kept in the transaction that adds the message
+    Index(None, "last_activity", "id"),
+)
+
+UNFINISHED = text("state IN ('pending', 'running')")
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("state", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),  # the daemon start that last added or claimed it
+    Column(
+        "attempts", Integer, nullable=False
+    ),  # counted before each attempt, so that one that kills the daemon counts
+    Column("idempotency_key", PlainText),  # taken away again when it has expired
+    Column("error", PlainText),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    CheckConstraint("state IN ('pending', 'running', 'done', 'failed', 'interrupted', 'stopped')", name="state"),
+    Index("ix_turns_unfinished", "boot_id", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
+    UniqueConstraint("principal", "idempotency_key"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    Column("turn_id", Text, ForeignKey("turns.id", ondelete="CASCADE")),
+    Column("reply_to", Counter),  # on a reply, the id of the message that it answers
+    Column("role", Text, nullable=False),
+    Column("content", PlainText, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("metadata", Json),  # NULL when there is none
+    Index(None, "session_id", "id"),
+    UniqueConstraint("turn_id", "role"),  # one question and one answer a turn
+    sqlite_autoincrement=True,
+)
+index_with_messages(messages)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    # What was spent stays known after its session is deleted.
+    Column("turn_id", Text, ForeignKey("turns.id", ondelete="SET NULL"), unique=True),
+    Column("model", PlainText, nullable=False),
+    Column("backend", PlainText, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("total_tokens", Integer, nullable=False),
+    Column("cost_usd", Float(53)),  # NULL where the price is not known
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+
+errors = Table(
+    "errors",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("timestamp", UtcDateTime, nullable=False),
+    Column("source", PlainText, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("message", PlainText, nullable=False),
+    Column("traceback", PlainText),
+    Column("context", Json),
+    sqlite_autoincrement=True,
+)
+
+supervision_events = Table(
+    "supervision_events",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("timestamp", UtcDateTime, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("incarnation", Integer, nullable=False),
+    Column("reason", PlainText),
+    sqlite_autoincrement=True,
+)
+
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+)
