@@ -12,8 +12,8 @@ import msgspec
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from ..runtime.errors import NeedsOperator
-from .failures import translate
+from ..runtime.errors import NeedsOperator, Unavailable
+from .failures import sqlite_cause, translate
 from .migrate import migrate
 from .sqlite_file import BUSY_TIMEOUT_S, mark_as_made, require_sound
 
@@ -53,7 +53,12 @@ class Database:
             with self.connect_writer() as connection:
                 driver = connection.connection.driver_connection
                 assert isinstance(driver, sqlite3.Connection)
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                try:
+                    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                except sqlite3.Error as error:
+                    raise Unavailable(
+                        f"the log of {self.path} could not be checkpointed: {sqlite_cause(error)}"
+                    ) from error
 
     def close(self) -> None:
         """Close what is not in use; the last connection to close leaves one whole file."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, select
 
 from ..runtime.errors import NeedsOperator
 from .sqlite_file import back_up
@@ -18,12 +18,12 @@ from .tables import metadata
 HEAD = "0001"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-_MAKE_VERSION_TABLE = text(
-    "CREATE TABLE alembic_version "
-    "(version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+_versions = Table(  # as Alembic makes it
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
-_STAMP = text("INSERT INTO alembic_version (version_num) VALUES (:version)")
-_VERSION = text("SELECT version_num FROM alembic_version")
 
 
 def migrate(connection: Connection, path: Path | None, *, head: str = HEAD, migrations: Path = MIGRATIONS) -> None:
@@ -36,7 +36,11 @@ def migrate(connection: Connection, path: Path | None, *, head: str = HEAD, migr
         if not tables:
             _make(connection, head)
             return
-        version = connection.execute(_VERSION).scalar_one_or_none() if "alembic_version" in tables else None
+        version = (
+            connection.execute(select(_versions.c.version_num)).scalar_one_or_none()
+            if "alembic_version" in tables
+            else None
+        )
     if version is None:
         raise NeedsOperator(f"{_place(connection)} holds tables that are not PocketPaw's: set database_url to another")
     if version != head:
@@ -45,8 +49,8 @@ def migrate(connection: Connection, path: Path | None, *, head: str = HEAD, migr
 
 def _make(connection: Connection, head: str) -> None:
     metadata.create_all(connection, checkfirst=False)
-    connection.execute(_MAKE_VERSION_TABLE)
-    connection.execute(_STAMP, {"version": head})
+    _versions.create(connection)
+    connection.execute(insert(_versions), {"version_num": head})
 
 
 def _upgrade(connection: Connection, path: Path | None, version: str, head: str, migrations: Path) -> None:

@@ -11,8 +11,10 @@ from importlib import import_module
 from typing import Any, TypeVar, get_type_hints
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from ..runtime.message import Message, reply_type
+from .failures import translate
 
 WRITER = "store/writer"
 READER = "store/reader"
@@ -56,9 +58,15 @@ def load_all() -> None:
 
 
 def answer(connection: Connection, message: Message[R]) -> R:
-    """Answer one query from one consistent snapshot."""
-    with connection.begin():
-        return queries[type(message)](connection, message)
+    """Answer one query from one consistent snapshot.
+
+    Raises: what its function raises; Unavailable or DatabaseDamaged if the database itself fails.
+    """
+    try:
+        with connection.begin():
+            return queries[type(message)](connection, message)
+    except DBAPIError as error:
+        raise translate(error, connection.engine.url) or error from error
 
 
 def _message_type(function: Function, address: str) -> type[Message[Any]]:

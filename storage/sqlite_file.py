@@ -38,8 +38,12 @@ def require_sound(path: Path) -> None:
 def mark_as_made(path: Path) -> None:
     """Leave a mark beside the database, by which an emptied file is known from a new one."""
     marker = _beside(path, ".made")
-    if not marker.exists():
+    if marker.exists():
+        return
+    try:
         marker.write_text(f"{path.name} was made at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}; keep this file beside it\n")
+    except OSError as error:
+        raise Unavailable(f"cannot write {marker}: {error.strerror}", path=str(marker)) from error
 
 
 def back_up(connection: sqlite3.Connection, path: Path, version: str) -> Path:

@@ -44,7 +44,7 @@ class Storage:
             self._database, self._problem = open_database(self._url), None
         except PocketPawError as problem:
             self._problem = problem
-            log.error("the database cannot be used", reason=problem.detail)
+            log.warning("the database cannot be used", reason=problem.detail)
 
     def database(self) -> Database:
         """The open database.
@@ -66,7 +66,6 @@ class Storage:
     def close(self) -> None:
         database, self._database = self._database, None
         if database is not None:
-            database.checkpoint()
             database.close()
 
 
@@ -113,9 +112,9 @@ class StoreReader(ThreadActor):
             self._connection.close()
 
     def handle_batch(self, messages: Sequence[Message[Any]]) -> list[object]:
-        return [self._answer(message) for message in messages]
+        return [self._read(message) for message in messages]
 
-    def _answer(self, message: Message[Any]) -> object:
+    def _read(self, message: Message[Any]) -> object:
         try:
             if self._connection is None:
                 self._connection = self._storage.database().connect_reader()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     CheckConstraint,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
     text,
 )
 
@@ -117,9 +119,10 @@ turns = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     CheckConstraint("state IN ('pending', 'running', 'done', 'failed', 'interrupted', 'stopped')", name="state"),
-    Index("ix_turns_unfinished", "boot_id", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
     UniqueConstraint("principal", "idempotency_key"),
 )
+# As text, because Index(postgresql_where=…) imports the whole PostgreSQL dialect at every start.
+event.listen(turns, "after_create", DDL(f"CREATE INDEX ix_turns_unfinished ON turns (boot_id) WHERE {UNFINISHED}"))
 
 messages = Table(
     "messages",

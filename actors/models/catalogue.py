@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import httpx2
 import msgspec
 
 from ...config.settings import Settings
 from . import embedded_worker
+from .connections import Connections
 from .errors import ModelNotInstalled
 from .openai_compatible import DEFAULT_LIMITS, Limits, OpenAICompatible
 
@@ -196,7 +196,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def open_backend(backend: Configured, client: httpx2.AsyncClient, limits: Limits = DEFAULT_LIMITS) -> OpenAICompatible:
+def open_backend(backend: Configured, client: Connections, limits: Limits = DEFAULT_LIMITS) -> OpenAICompatible:
     """Make what asks a configured backend other than the embedded model."""
     return OpenAICompatible(
         name=backend.name,

@@ -75,7 +75,8 @@ def find_model() -> Path:
 class SmolLM:
     """The model, loaded once; it writes one answer at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, context_tokens: int = CONTEXT_TOKENS) -> None:
+        self._context_tokens = context_tokens
         self._server: _Server | None = None
 
     def load(self) -> None:
@@ -84,7 +85,7 @@ class SmolLM:
         Raises: ModelNotInstalled
         """
         if self._server is None:
-            self._server = _open_server(find_model())
+            self._server = _open_server(find_model(), self._context_tokens)
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -154,14 +155,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open_server(model: Path) -> _Server:
+def _open_server(model: Path, context_tokens: int) -> _Server:
     """Start llama.cpp's server without anything that another program could reach, and quietly."""
     xllamacpp: Any = import_module("xllamacpp")  # compiled, without types
     cores = usable_cores()
     params: Any = xllamacpp.CommonParams()
     params.model.path = str(model)
     params.model_alias = {MODEL}
-    params.n_ctx = CONTEXT_TOKENS
+    params.n_ctx = context_tokens
     params.n_batch = BATCH_TOKENS
     params.n_parallel = 1
     params.n_threads_http = 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import httpx2
+import httpcore2
 import msgspec
 import trio
 
 from ...runtime.errors import PocketPawError, Unavailable
+from .connections import HTTP_ERRORS
 from .errors import ModelInterrupted, ModelMalformedAnswer
 from .openai_failures import Source, failure_in_answer, failure_of_transport
 from .openai_wire import AnswerReader, ErrorInAnswer
@@ -21,12 +22,12 @@ AFTERWORD_S = 1.0
 class Answer:
     """Gives the events of a response with status 200; the caller closes it."""
 
-    def __init__(self, response: httpx2.Response, reader: AnswerReader, source: Source, deadline: float) -> None:
+    def __init__(self, response: httpcore2.Response, reader: AnswerReader, source: Source, deadline: float) -> None:
         self._response = response
         self._reader = reader
         self._source = source
         self._deadline = deadline
-        self._pieces = response.aiter_bytes()
+        self._pieces = response.aiter_stream()
         self._decoder = EventDecoder()
         self._body: bytearray | None = None
         """All of it, from a server that does not stream."""
@@ -36,6 +37,8 @@ class Answer:
 
     async def next_events(self) -> list[GenerationEvent]:
         """Wait for the next events; none when the answer is over.
+
+        The body is read to its end before the last of them: only so can the connection be used again.
 
         Raises: ModelInterrupted, ModelTimedOut, ModelMalformedAnswer, and what an error inside the answer stands for
         """
@@ -50,8 +53,6 @@ class Answer:
                 raise self._malformed(str(error)) from error
             except ErrorInAnswer as error:
                 raise self._interrupted_by(failure_in_answer(error.error, self._source)) from error
-        if self._reader.is_done and not self._is_over:
-            events += await self._end_body()
         self._has_begun = True
         return events
 
@@ -69,7 +70,7 @@ class Answer:
         try:
             with trio.fail_at(deadline):
                 return await anext(self._pieces, None)
-        except (httpx2.HTTPError, trio.TooSlowError) as error:
+        except (*HTTP_ERRORS, trio.TooSlowError) as error:
             if is_whole:
                 return None
             failure = failure_of_transport(error, self._source)
@@ -103,17 +104,11 @@ class Answer:
         if not self._reader.is_whole:
             if self._reader.has_read_anything:
                 raise self._interrupted("before it said that the answer was whole")
-            kind = self._response.headers.get("content-type", "no content type")
+            headers = {name.lower(): value.decode("latin-1") for name, value in self._response.headers}
+            kind = headers.get(b"content-type", "no content type")
             raise self._malformed(f"{self._received_bytes} bytes of {kind} without a single event")
         self._is_over = True
         return events + self._reader.closing_events()
-
-    async def _end_body(self) -> list[GenerationEvent]:
-        """Read past `[DONE]` to the end of the body, so that the connection can be used again."""
-        while await self._receive() is not None:
-            pass
-        self._is_over = True
-        return self._reader.closing_events()
 
     def _interrupted(self, where: str) -> ModelInterrupted:
         source = self._source

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from base64 import b64encode
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from http import HTTPStatus
 
+import httpcore2
 import httpx2
 import msgspec
 import trio
 
 from ...runtime.errors import NeedsOperator, PocketPawError
+from .connections import HTTP_ERRORS, Connections
 from .errors import (
     ModelCredentialRefused,
     ModelInterrupted,
@@ -58,15 +62,9 @@ class Limits(msgspec.Struct, frozen=True):
 DEFAULT_LIMITS = Limits()
 
 
-def open_client() -> httpx2.AsyncClient:
-    """Make the connection pool that every backend shares.
-
-    It looks at each idle connection at every request, so it keeps few; those in use are as many as there are answers.
-    """
-    return httpx2.AsyncClient(
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=60.0),
-        follow_redirects=False,
-    )
+def open_client() -> Connections:
+    """Make what every backend shares to reach its server; close it with `aclose()`."""
+    return Connections()
 
 
 class OpenAICompatible:
@@ -78,7 +76,7 @@ class OpenAICompatible:
         name: str,
         base_url: str,
         model: str,
-        client: httpx2.AsyncClient,
+        client: Connections,
         api_key: str = "",
         max_tokens: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
@@ -92,14 +90,7 @@ class OpenAICompatible:
         self._url, address = _parse_address(base_url)
         self._source = Source(name, model, address, api_key)
         self._fault = self._find_fault()
-        self._headers = {
-            "content-type": "application/json",
-            "accept": "text/event-stream, application/json",
-            "accept-encoding": "identity",  # compression would hold chunks back
-            "user-agent": "pocketpaw",
-        }
-        if api_key and self._fault is None:
-            self._headers["authorization"] = f"Bearer {api_key}"
+        self._headers = [] if self._url is None or self._fault is not None else _headers(self._url, api_key)
 
     def __repr__(self) -> str:
         return f"OpenAICompatible({self.name!r}, {self._source.address!r}, {self.model!r})"
@@ -122,9 +113,9 @@ class OpenAICompatible:
     async def check(self) -> None:
         """Ask for the list of models, which costs nothing; raises what a request would, without retries."""
         deadline = trio.current_time() + self._limits.check_s
-        response = await self._send("GET", "models", b"", deadline)
+        response = await self._send("GET", b"/models", b"", deadline)
         try:
-            if response.status_code != HTTPStatus.OK and response.status_code not in _NO_LIST_OF_MODELS:
+            if response.status != HTTPStatus.OK and response.status not in _NO_LIST_OF_MODELS:
                 raise await self._failure_of(response)
         finally:
             await response.aclose()
@@ -150,45 +141,51 @@ class OpenAICompatible:
     async def _try_once(self, request: Generate, deadline: float) -> tuple[Answer, list[GenerationEvent]]:
         limits = [limit for limit in (request.max_tokens, self._max_tokens) if limit is not None]
         body = encode_request(self.model, request.messages, min(limits, default=None), request.tools, self._dialect)
-        response = await self._send("POST", "chat/completions", body, deadline)
+        response = await self._send("POST", b"/chat/completions", body, deadline)
         reader = AnswerReader(backend=self.name, model=self.model, messages=request.messages)
         answer = Answer(response, reader, self._source, deadline)
         try:
-            if response.status_code != HTTPStatus.OK:
+            if response.status != HTTPStatus.OK:
                 raise await self._failure_of(response)
             return answer, await answer.next_events()
         except BaseException:
             await answer.close()
             raise
 
-    async def _send(self, method: str, path: str, body: bytes, deadline: float) -> httpx2.Response:
+    async def _send(self, method: str, path: bytes, body: bytes, deadline: float) -> httpcore2.Response:
         """Send a request and wait for the head of its response; the caller closes it."""
-        if self._fault is not None:
+        if self._fault is not None or self._url is None:
+            assert self._fault is not None
             raise type(self._fault)(self._fault.detail, **self._fault.data)
         limits = self._limits
         timeouts = {"connect": limits.connect_s, "read": limits.silence_s, "write": limits.silence_s}
-        # made by hand: build_request() would merge headers, cookies and parameters that there are none of
-        request = httpx2.Request(
-            method, f"{self._url}/{path}", headers=self._headers, content=body, extensions={"timeout": timeouts}
+        url = httpcore2.URL(
+            scheme=self._url.raw_scheme,
+            host=self._url.raw_host,
+            port=self._url.port,
+            target=self._url.raw_path.rstrip(b"/") + path,
         )
+        headers = [*self._headers, (b"content-length", b"%d" % len(body))]
+        request = httpcore2.Request(method, url, headers=headers, content=body, extensions={"timeout": timeouts})
         try:
             with trio.fail_at(deadline):
-                return await self._client.send(request, stream=True)
-        except (httpx2.HTTPError, trio.TooSlowError) as error:
+                return await self._client.send(request)
+        except (*HTTP_ERRORS, trio.TooSlowError) as error:
             raise failure_of_transport(error, self._source) from error
 
-    async def _failure_of(self, response: httpx2.Response) -> PocketPawError:
+    async def _failure_of(self, response: httpcore2.Response) -> PocketPawError:
         body = bytearray()
         try:
             with trio.move_on_after(ERROR_BODY_S):
-                async for piece in response.aiter_bytes():
-                    body += piece
-                    if len(body) > ERROR_BODY_LIMIT_BYTES:
-                        break
-        except httpx2.HTTPError:
+                async with aclosing(response.aiter_stream()) as pieces:
+                    async for piece in pieces:
+                        body += piece
+                        if len(body) > ERROR_BODY_LIMIT_BYTES:
+                            break
+        except HTTP_ERRORS:
             pass  # the status says enough
-        pause_s = retry_after(response.headers, datetime.now(UTC))
-        return failure_of_status(response.status_code, parse_error_body(bytes(body)), self._source, pause_s)
+        pause_s = retry_after({name.lower(): value for name, value in response.headers}, datetime.now(UTC))
+        return failure_of_status(response.status, parse_error_body(bytes(body)), self._source, pause_s)
 
     def _find_fault(self) -> NeedsOperator | None:
         """Find what makes every request useless."""
@@ -204,6 +201,21 @@ class OpenAICompatible:
         if not (source.api_key.isascii() and source.api_key.isprintable()):
             return ModelCredentialRefused(f"{self.name}: its API key holds characters that no key has", **context)
         return None
+
+
+def _headers(url: httpx2.URL, api_key: str) -> list[tuple[bytes, bytes]]:
+    headers = [
+        (b"host", url.netloc),
+        (b"content-type", b"application/json"),
+        (b"accept", b"text/event-stream, application/json"),
+        (b"accept-encoding", b"identity"),  # compression would hold chunks back
+        (b"user-agent", b"pocketpaw"),
+    ]
+    if api_key:
+        headers.append((b"authorization", b"Bearer " + api_key.encode("ascii")))
+    elif url.userinfo:
+        headers.append((b"authorization", b"Basic " + b64encode(f"{url.username}:{url.password}".encode())))
+    return headers
 
 
 def _parse_address(base_url: str) -> tuple[httpx2.URL | None, str]:

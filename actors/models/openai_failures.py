@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-import httpx2
+import httpcore2
 import msgspec
 import trio
 
 from ...runtime.errors import PocketPawError
+from .connections import HttpError
 from .errors import (
     ModelCredentialRefused,
     ModelMisconfigured,
@@ -131,33 +132,41 @@ def failure_in_answer(error: WireError, source: Source) -> PocketPawError:
     return failure_of_status(HTTPStatus.BAD_GATEWAY, error, source)
 
 
-def failure_of_transport(
-    error: httpx2.HTTPError | httpx2.InvalidURL | trio.TooSlowError, source: Source
-) -> PocketPawError:
+def failure_of_transport(error: HttpError | trio.TooSlowError, source: Source) -> PocketPawError:
     """Name the failure behind an exception of the HTTP client, or behind our own deadline."""
     who = f"{source.backend} at {source.address}"
+    why = source.quote(_innermost(error)) or type(error).__name__
     context: dict[str, object] = {"backend": source.backend, "model": source.model}
     match error:
         case trio.TooSlowError():
             return ModelTimedOut(f"{who} did not finish in time", **context)
-        case httpx2.ConnectTimeout():
+        case httpcore2.ConnectTimeout():
             return ModelUnreachable(f"{who} did not take the connection in time", **context)
-        case httpx2.TimeoutException():
+        case httpcore2.TimeoutException():
             return ModelTimedOut(f"{who} was silent for too long", **context)
-        case httpx2.ConnectError():
-            return ModelUnreachable(f"{who} cannot be reached: {source.quote(error) or 'no connection'}", **context)
-        case httpx2.UnsupportedProtocol() | httpx2.InvalidURL() | httpx2.LocalProtocolError():
-            return ModelMisconfigured(f"{who} cannot be asked: {source.quote(error)}", **context)
+        case httpcore2.ConnectError():
+            return ModelUnreachable(f"{who} cannot be reached: {why}", **context)
+        case httpcore2.ProxyError():
+            return ModelUnreachable(f"{who} cannot be reached through the proxy: {why}", **context)
+        case httpcore2.UnsupportedProtocol() | httpcore2.LocalProtocolError():
+            return ModelMisconfigured(f"{who} cannot be asked: {why}", **context)
         case _:
-            return ModelUnreachable(f"{who} broke the connection: {source.quote(error) or 'reset'}", **context)
+            return ModelUnreachable(f"{who} broke the connection: {why}", **context)
 
 
-def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+def _innermost(error: BaseException) -> BaseException:
+    """Find what the layers of exceptions began with: the refused certificate, not the broken stream."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def retry_after(headers: Mapping[bytes, bytes], now: datetime) -> float | None:
     """Read `Retry-After` (RFC 9110, section 10.2.3: seconds or a date) or OpenAI's `retry-after-ms`, in seconds."""
     try:
-        if milliseconds := headers.get("retry-after-ms"):
+        if milliseconds := headers.get(b"retry-after-ms"):
             return max(0.0, float(milliseconds) / 1000)
-        value = headers.get("retry-after", "").strip()
+        value = headers.get(b"retry-after", b"").decode("latin-1").strip()
         if not value:
             return None
         if value.replace(".", "", 1).isdigit():

@@ -167,7 +167,7 @@ class AnswerReader:
 
         Raises: ErrorInAnswer; msgspec.DecodeError if it is neither
         """
-        if data == b"[DONE]":
+        if self.is_done or data == b"[DONE]":
             self.is_done = True
             return []
         chunk = _decode_chunk(data)

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-import httpx2
 import msgspec
 import trio
 
@@ -14,8 +13,9 @@ from ...config import Settings
 from ...runtime import Actor, Message
 from ...runtime.errors import ActorDied, PocketPawError, Unavailable
 from .catalogue import Configured, Selection, configured, open_backend
+from .connections import Connections
 from .embedded_worker import CONTEXT_TOKENS, DEFAULT_MAX_TOKENS, find_model
-from .openai_compatible import open_client
+from .openai_compatible import OpenAICompatible, open_client
 from .protocol import Generate, GenerationEvent
 from .window import fit
 
@@ -62,7 +62,8 @@ class Router(Actor):
         super().__init__()
         self.concurrency = live.current.max_concurrent_conversations
         self._live = live
-        self._client: httpx2.AsyncClient | None = None
+        self._client: Connections | None = None
+        self._opened: dict[Configured, OpenAICompatible] = {}
         self._settings: Settings | None = None
         self._selection = Selection(())
 
@@ -94,6 +95,7 @@ class Router(Actor):
         settings = self._live.current
         if settings is not self._settings:
             self._settings, self._selection = settings, configured(settings)
+            self._opened.clear()
         return self._selection
 
     async def _ask(self, backend: Configured, message: Generate) -> AsyncGenerator[GenerationEvent]:
@@ -102,7 +104,7 @@ class Router(Actor):
         else:
             window = SERVER_WINDOW_TOKENS - (message.max_tokens or backend.max_tokens or DEFAULT_MAX_TOKENS)
             request = msgspec.structs.replace(message, messages=fit(message.messages, window))
-            events = open_backend(backend, self._open_client()).generate(request)
+            events = self._open(backend).generate(request)
         try:
             async for event in events:
                 yield event
@@ -133,7 +135,7 @@ class Router(Actor):
                 if backend.is_embedded:
                     await trio.to_thread.run_sync(find_model)
                 else:
-                    await open_backend(backend, self._open_client()).check()
+                    await self._open(backend).check()
         except PocketPawError as error:
             detail = error.detail
         except trio.TooSlowError:
@@ -141,7 +143,10 @@ class Router(Actor):
         latency_ms = round((time.perf_counter() - started) * 1000, 1)
         return BackendState(backend.name, backend.model, not detail, detail, latency_ms)
 
-    def _open_client(self) -> httpx2.AsyncClient:
+    def _open(self, backend: Configured) -> OpenAICompatible:
+        """What asks `backend`; kept, as it learns how its server wants to be asked."""
         if self._client is None:
             self._client = open_client()
-        return self._client
+        if backend not in self._opened:
+            self._opened[backend] = open_backend(backend, self._client)
+        return self._opened[backend]

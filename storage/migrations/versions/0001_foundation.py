@@ -11,7 +11,6 @@ down_revision = None
 TIME = sa.DateTime(timezone=True)
 COUNTER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 STATES = "state IN ('pending', 'running', 'done', 'failed', 'interrupted', 'stopped')"
-UNFINISHED = sa.text("state IN ('pending', 'running')")
 
 FULL_TEXT = {
     "sqlite": (
@@ -82,7 +81,7 @@ def make_conversations() -> None:
         sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name="fk_turns_session_id", ondelete="CASCADE"),
     )
     op.create_index("ix_turns_session_id", "turns", ["session_id"])
-    op.create_index("ix_turns_unfinished", "turns", ["boot_id"], sqlite_where=UNFINISHED, postgresql_where=UNFINISHED)
+    op.execute("CREATE INDEX ix_turns_unfinished ON turns (boot_id) WHERE state IN ('pending', 'running')")
     op.create_table(
         "messages",
         sa.Column("id", COUNTER, nullable=False),

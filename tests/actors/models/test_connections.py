@@ -1,0 +1,44 @@
+"""Which proxy a model server is reached through."""
+
+from __future__ import annotations
+
+import pytest
+from pocketpaw.actors.models.connections import Connections, proxy_for
+from pocketpaw.actors.models.openai_compatible import OpenAICompatible
+from pocketpaw.actors.models.protocol import ChatMessage, Finished, Generate
+
+from ...fakes.model_server import fake_model_server
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "inside.example,.lan")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "expected"),
+    [
+        ("https", "api.openai.com", "http://proxy.example:3128"),
+        ("http", "api.openai.com", ""),
+        ("https", "inside.example", ""),
+        ("https", "box.lan", ""),
+        ("https", "127.0.0.1", ""),
+    ],
+)
+def test_the_environment_names_the_proxy(scheme: str, host: str, expected: str) -> None:
+    assert proxy_for(scheme, host, 443) == expected
+
+
+async def test_a_request_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake stands in for the proxy, and answers in the place of the server that is asked for."""
+    async with fake_model_server() as proxy, Connections() as client:
+        monkeypatch.setenv("HTTP_PROXY", proxy.base_url.removesuffix("/v1"))
+        backend = OpenAICompatible(name="b", base_url="http://models.example/v1", model="m", client=client)
+        request = Generate(messages=(ChatMessage("user", "hi"),))
+        events = [event async for event in backend.generate(request)]
+        assert Finished("stop") in events
+        assert proxy.headers[-1]["host"] == "models.example"

@@ -1,0 +1,158 @@
+"""The same commands and queries on PostgreSQL; run where POCKETPAW_TEST_POSTGRES_URL names a database to empty."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from pocketpaw.runtime.errors import Conflict, Unavailable
+from pocketpaw.storage.database import Database, open_database
+from pocketpaw.storage.error_log import ListErrors, RecordError
+from pocketpaw.storage.export import ExportSession
+from pocketpaw.storage.group import run_batch
+from pocketpaw.storage.history import GetHistory, GetTurnHistory
+from pocketpaw.storage.migrate import MIGRATIONS
+from pocketpaw.storage.registry import answer
+from pocketpaw.storage.search import SearchSessions
+from pocketpaw.storage.sessions import DeleteSession, GetSession, ListSessions, RenameSession
+from pocketpaw.storage.soundness import CheckStorage
+from pocketpaw.storage.supervision_log import ListSupervisionEvents, RecordSupervisionEvents, SupervisionEvent
+from pocketpaw.storage.tokens import ListRevokedTokens, RevokeToken
+from pocketpaw.storage.turns import ClaimTurn, GetTurn, ListUnfinishedTurns
+from pocketpaw.storage.usage import GetUsage
+from sqlalchemy import Connection, create_engine, inspect
+
+from .test_turns import done, question
+
+URL = os.environ.get("POCKETPAW_TEST_POSTGRES_URL", "")
+pytestmark = pytest.mark.skipif(
+    not URL or importlib.util.find_spec("psycopg") is None, reason="needs psycopg and POCKETPAW_TEST_POSTGRES_URL"
+)
+
+
+def empty_the_database() -> None:
+    engine = create_engine(URL)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+    engine.dispose()
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    empty_the_database()
+    opened = open_database(URL)
+    yield opened
+    opened.close()
+
+
+def structure(connection: Connection) -> object:
+    """Columns, indexes and constraints of every table, as PostgreSQL tells them."""
+    tell = inspect(connection)
+    return {
+        name: (
+            [(column["name"], str(column["type"]), column["nullable"]) for column in tell.get_columns(name)],
+            sorted(str(index) for index in tell.get_indexes(name)),
+            sorted(str(key) for key in tell.get_foreign_keys(name)),
+            tell.get_pk_constraint(name),
+            tell.get_check_constraints(name),
+            tell.get_unique_constraints(name),
+        )
+        for name in tell.get_table_names()
+    }
+
+
+def test_both_ways_to_a_new_database_give_the_same_schema(database: Database) -> None:
+    with database.connect_reader() as reader:
+        made = structure(reader)
+    database.close()
+    empty_the_database()
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(URL)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        assert structure(connection) == made
+    engine.dispose()
+    open_database(URL).close()
+
+
+def test_turns_sessions_and_search_work_there_too(writer: Connection, reader: Connection) -> None:
+    write = [
+        question("t-0", content="q0 \0 naive", state="pending", key="k", media=["/a.png"]),
+        question("t-1", content="what of \"pizza\" & 'soup'?", state="pending"),
+        ClaimTurn(turn_id="t-0", boot_id="boot-1"),
+        done("t-0", "a0"),
+        question("t-0"),
+        question("t-2", key="k", content="q0 \0 naive", media=["/a.png"]),
+        RenameSession(session_id="s-1", title="Talk"),
+    ]
+    *_, end, taken, repeated, _ = run_batch(writer, write)
+    assert (end.state, end.reply, end.usage.total_tokens) == ("done", "a0", 15)
+    assert isinstance(taken, Conflict)
+    assert (repeated.created, repeated.turn.id) == (False, "t-0")
+    assert answer(reader, GetTurn(turn_id="t-0")) == end
+    assert [turn.id for turn in answer(reader, ListUnfinishedTurns(boot_id="boot-2"))] == ["t-1"]
+    assert [said.content for said in answer(reader, GetTurnHistory(turn_id="t-1"))] == ["q0 \ufffd naive", "a0"]
+    assert len(answer(reader, GetHistory(session_id="s-1"))) == 3
+    (session,) = answer(reader, ListSessions()).sessions
+    assert (session, session.title, session.message_count) == (
+        answer(reader, GetSession(session_id="s-1")),
+        "Talk",
+        3,
+    )
+    assert session.created_at.tzinfo is UTC
+    for q in ("pizza", "piz", "'soup'", '"pizza"', "PIZZA soup"):
+        assert [match.id for match in answer(reader, SearchSessions(q=q)).sessions] == ["s-1"], q
+    for q in ("\\", "'", "!", "a & | b", ":*", "\0", "🙂", "((", "<->", "' OR 1=1 --"):
+        answer(reader, SearchSessions(q=q))
+    assert answer(reader, GetUsage()).total_tokens == 15
+    assert answer(reader, GetUsage(since=datetime(2020, 1, 1, tzinfo=UTC))).requests == 1
+    assert "pizza" in answer(reader, ExportSession(session_id="s-1")).content
+    assert answer(reader, CheckStorage(thoroughly=True)).problem is None
+    run_batch(writer, [DeleteSession(session_id="s-1")])
+    assert answer(reader, ListSessions()).total == 0
+
+
+def test_the_logs_work_there_too(writer: Connection, reader: Connection) -> None:
+    now = datetime.now(UTC)
+    happened = SupervisionEvent(timestamp=now, path="http", event="started", incarnation=1)
+    run_batch(
+        writer,
+        [
+            RecordError(source="x", message="100%", context={"a": [1, None]}),
+            RecordSupervisionEvents(events=[happened]),
+            RevokeToken(digest="d", expires_at=datetime(2100, 1, 1, tzinfo=UTC)),
+        ],
+    )
+    assert answer(reader, ListErrors(search="100%"))[0].context == {"a": [1, None]}
+    assert answer(reader, ListSupervisionEvents()) == [happened]
+    assert [revoked.digest for revoked in answer(reader, ListRevokedTokens())] == ["d"]
+
+
+def test_a_reader_cannot_write(reader: Connection) -> None:
+    (outcome,) = run_batch(reader, [question()])
+    assert isinstance(outcome, Exception)
+
+
+def test_a_lost_connection_is_said_and_comes_back(database: Database, writer: Connection) -> None:
+    assert run_batch(writer, [question("t-1")])[0].created
+    pid = writer.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    writer.rollback()
+    with database.connect_writer() as other:
+        other.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+    lost = run_batch(writer, [question("t-2"), question("t-3")])
+    assert [type(outcome) for outcome in lost] == [Unavailable, Unavailable]
+    assert run_batch(writer, [question("t-4")])[0].created
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1/") as caught:
+        open_database("postgresql+psycopg://ann:hunter2@127.0.0.1:1/paw")
+    assert "hunter2" not in str(caught.value)
