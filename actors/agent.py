@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -285,7 +286,7 @@ class Agent(Actor):
 
     # Events -----------------------------------------------------------------------------------------------------------
 
-    def _say(self, turn: Turn, name: str, data: dict[str, object]) -> None:
+    def _say(self, turn: Turn, name: str, data: Mapping[str, object]) -> None:
         self.publish(self._topic, name, {"session_id": self.session_id, "turn_id": turn.id, **data})
 
     def _be(self, state: AgentState, channel: str | None = None) -> None:
