@@ -112,9 +112,9 @@ class StoreReader(ThreadActor):
             self._connection.close()
 
     def handle_batch(self, messages: Sequence[Message[Any]]) -> list[object]:
-        return [self._read(message) for message in messages]
+        return [self._query(message) for message in messages]
 
-    def _read(self, message: Message[Any]) -> object:
+    def _query(self, message: Message[Any]) -> object:
         try:
             if self._connection is None:
                 self._connection = self._storage.database().connect_reader()
@@ -124,5 +124,5 @@ class StoreReader(ThreadActor):
 
 
 load_all()
-StoreWriter.handlers = {type_: Handler(type_, function) for type_, function in commands.items()}
-StoreReader.handlers = {type_: Handler(type_, function) for type_, function in queries.items()}
+StoreWriter.handlers = {type_: Handler(type_, function, is_async=False) for type_, function in commands.items()}
+StoreReader.handlers = {type_: Handler(type_, function, is_async=False) for type_, function in queries.items()}

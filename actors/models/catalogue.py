@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ...config.settings import Settings
 from . import embedded_worker
-from .connections import Connections
 from .errors import ModelNotInstalled
-from .openai_compatible import DEFAULT_LIMITS, Limits, OpenAICompatible
+
+if TYPE_CHECKING:
+    from .connections import Connections
+    from .openai_compatible import Limits, OpenAICompatible
 
 AUTO = "auto"
 _DEFAULTS = Settings()
@@ -196,8 +199,10 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def open_backend(backend: Configured, client: Connections, limits: Limits = DEFAULT_LIMITS) -> OpenAICompatible:
+def open_backend(backend: Configured, client: Connections, limits: Limits | None = None) -> OpenAICompatible:
     """Make what asks a configured backend other than the embedded model."""
+    from .openai_compatible import DEFAULT_LIMITS, OpenAICompatible  # an HTTP client is 4 MB that not everybody needs
+
     return OpenAICompatible(
         name=backend.name,
         base_url=backend.base_url,
@@ -205,7 +210,7 @@ def open_backend(backend: Configured, client: Connections, limits: Limits = DEFA
         client=client,
         api_key=backend.api_key,
         max_tokens=backend.max_tokens,
-        limits=limits,
+        limits=limits or DEFAULT_LIMITS,
     )
 
 

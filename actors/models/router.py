@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import trio
@@ -13,11 +13,13 @@ from ...config import Settings
 from ...runtime import Actor, Message
 from ...runtime.errors import ActorDied, PocketPawError, Unavailable
 from .catalogue import Configured, Selection, configured, open_backend
-from .connections import Connections
 from .embedded_worker import CONTEXT_TOKENS, DEFAULT_MAX_TOKENS, find_model
-from .openai_compatible import OpenAICompatible, open_client
 from .protocol import Generate, GenerationEvent
 from .window import fit
+
+if TYPE_CHECKING:
+    from .connections import Connections
+    from .openai_compatible import OpenAICompatible
 
 EMBEDDED = "models/embedded"
 
@@ -146,6 +148,8 @@ class Router(Actor):
     def _open(self, backend: Configured) -> OpenAICompatible:
         """What asks `backend`; kept, as it learns how its server wants to be asked."""
         if self._client is None:
+            from .openai_compatible import open_client  # see open_backend
+
             self._client = open_client()
         if backend not in self._opened:
             self._opened[backend] = open_backend(backend, self._client)

@@ -1,0 +1,160 @@
+"""The settings in force, and the actor that changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+import trio
+
+from ..config import (
+    SETTINGS,
+    Home,
+    Loaded,
+    Problem,
+    SettingError,
+    Settings,
+    UnreadableFileError,
+    accept,
+    access_token,
+    keep_last_good,
+    load,
+    masked,
+    save,
+)
+from ..config.load import COMMAND_LINE, DEFAULT, ENVIRONMENT
+from ..runtime import Actor, Message
+from ..runtime.errors import InvalidInput, Unavailable
+
+log = structlog.get_logger()
+
+
+class LiveSettings:
+    """The settings in force, shared by every actor: read `current` each time one is needed, and do not keep it.
+
+    Only the settings actor replaces what is in here. Raises HomeError if there is no access token and none can be made.
+    """
+
+    def __init__(self, home: Home, environ: Mapping[str, str], overrides: Mapping[str, object] | None = None) -> None:
+        self.home = home
+        self._environ = dict(environ)
+        self._overrides = dict(overrides or {})
+        self.access_token = access_token(home)
+        self.secrets = frozenset({self.access_token})
+        """What no log, error or answer may show. A secret that was replaced stays in it: it may still turn up."""
+        self.is_tunnelled = False
+        """Whether the daemon can be reached through a tunnel; set by whoever opens one, before it does."""
+        self.replace(self.load())
+        self.at_start: Settings = self.current
+        """What the daemon started with, and so what holds for settings that need a restart."""
+
+    @property
+    def current(self) -> Settings:
+        return self.loaded.settings
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return self.loaded.problems
+
+    def load(self) -> Loaded:
+        """Read all places anew; changes nothing here. Blocks on the disk."""
+        return load(self.home, self._environ, self._overrides)
+
+    def replace(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.secrets |= loaded.settings.secret_values()
+
+
+class GetSettings(Message[dict[str, object]], to="settings"):
+    """Every setting by name, secrets masked."""
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """What a change of settings did."""
+
+    status: str
+    updated: list[str]
+    restart_needed: list[str]
+    """Saved, and in force from the daemon's next start."""
+    overridden: list[str]
+    """Saved, but an environment variable or the command line says otherwise and wins."""
+
+
+class ChangeSettings(Message[Changed], to="settings"):
+    """Change settings; null puts one back to its default, and a mask that was written back is ignored."""
+
+    changes: dict[str, object]
+
+
+class SettingsKeeper(Actor):
+    """Saves one change after the other, so that none loses another's; the disk is waited for off the loop."""
+
+    def __init__(self, live: LiveSettings) -> None:
+        super().__init__()
+        self._live = live
+
+    async def on_start(self) -> None:
+        home = self._live.home
+        try:
+            await trio.to_thread.run_sync(keep_last_good, home)
+        except OSError as error:
+            log.warning(
+                "no copy of the settings was kept", actor=self.path, file=str(home.last_good), reason=str(error)
+            )
+
+    async def get_settings(self, message: GetSettings) -> dict[str, object]:
+        return masked(self._live.current)
+
+    async def change_settings(self, message: ChangeSettings) -> Changed:
+        try:
+            changes = self._differing(accept(message.changes, self._live.current))
+        except SettingError as error:
+            raise InvalidInput(str(error), field=["body", error.setting]) from error
+        if changes:
+            self._live.replace(await trio.to_thread.run_sync(self._save, changes))
+        changed = self._changed(list(changes))
+        if changed.updated:
+            names = ", ".join(changed.updated)
+            event = {
+                "event_type": "settings_changed",
+                "content": f"settings changed: {names}",
+                "metadata": {"updated": changed.updated},
+            }
+            self.publish("events", "settings_changed", event)
+        return changed
+
+    def _differing(self, written: dict[str, object]) -> dict[str, object]:
+        """Leave out what is so already: a client that writes everything back must not pin every default in the file."""
+        live = self._live
+        faulty = {problem.setting for problem in live.problems}
+        untouched = {name for name, source in live.loaded.sources.items() if source == DEFAULT} - faulty
+        return {
+            name: value
+            for name, value in written.items()
+            if (name not in untouched if value is None else value != getattr(live.current, name) or name in faulty)
+        }
+
+    def _changed(self, updated: list[str]) -> Changed:
+        live = self._live
+        sources = live.loaded.sources
+        return Changed(
+            status="ok",
+            updated=updated,
+            restart_needed=[
+                name
+                for name in updated
+                if SETTINGS[name].about.needs_restart and getattr(live.current, name) != getattr(live.at_start, name)
+            ],
+            overridden=[name for name in updated if sources[name] in (ENVIRONMENT, COMMAND_LINE)],
+        )
+
+    def _save(self, changes: dict[str, object]) -> Loaded:
+        path = self._live.home.config
+        try:
+            save(self._live.home, changes)
+        except UnreadableFileError as error:
+            raise Unavailable(f"nothing was saved, as {error}: correct that file first", path=str(path)) from error
+        except OSError as error:
+            raise Unavailable(f"the settings could not be saved to {path}: {error.strerror}", path=str(path)) from error
+        return self._live.load()

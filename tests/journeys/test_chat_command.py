@@ -1,0 +1,186 @@
+"""`pocketpaw chat`: one message, one that is piped in, a conversation at a terminal, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from pocketpaw.runtime.failure import ExitCode
+
+from ..fakes.model_server import Reply, ToolCall
+from .daemon import COMMAND, Daemon
+from .model_server_process import ModelServerProcess
+
+PATIENCE_S = 20.0
+
+
+def start_chat(daemon: Daemon, *arguments: str) -> subprocess.Popen[str]:
+    command = [*COMMAND, "chat", *arguments]
+    return subprocess.Popen(
+        command, env=daemon.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_the_answer_is_all_that_is_printed(daemon: Daemon) -> None:
+    done = daemon.run("chat", "hello", "there")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "echo: hello there\n", "")
+
+
+def test_what_is_piped_in_is_one_message(daemon: Daemon) -> None:
+    done = daemon.run("chat", stdin="two\nlines\n")
+    assert (done.returncode, done.stdout) == (0, "echo: two\nlines\n")
+
+
+def test_a_session_that_is_named_goes_on(daemon: Daemon) -> None:
+    for text in ("one", "two"):
+        assert daemon.run("chat", "--session", "s-mine", text).returncode == 0
+    with daemon.http as http:
+        said = [message["content"] for message in http.get("/api/v1/sessions/s-mine/history").json()]
+    assert said == ["one", "echo: one", "two", "echo: two"]
+
+
+def test_a_session_name_that_cannot_be_is_refused_in_one_line(daemon: Daemon) -> None:
+    done = daemon.run("chat", "--session", "no spaces", "hello")
+    assert done.returncode == ExitCode.FAILED
+    assert "session_id" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_model_that_fails_is_one_line_and_a_failure(daemon: Daemon, model_server: ModelServerProcess) -> None:
+    model_server.script(Reply(status=401))
+    done = daemon.run("chat", "hello")
+    assert done.returncode == ExitCode.FAILED
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_thoughts_are_not_mixed_into_an_answer_that_is_piped_on(
+    daemon: Daemon, model_server: ModelServerProcess
+) -> None:
+    model_server.script(Reply(text="yes", thinking="let me see"))
+    done = daemon.run("chat", "hello")
+    assert (done.returncode, done.stdout) == (0, "yes\n")
+
+
+def test_ctrl_c_stops_the_answer_and_what_there_is_of_it_is_kept(
+    daemon: Daemon, model_server: ModelServerProcess
+) -> None:
+    model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
+    chat = start_chat(daemon, "--session", "s-1", "hello")
+    assert chat.stdout is not None
+    assert chat.stdout.read(3) == "abc"
+    chat.send_signal(signal.SIGINT)
+    rest, errors = chat.communicate(timeout=PATIENCE_S)
+    assert (chat.returncode, rest, errors) == (ExitCode.INTERRUPTED, "\n", "pocketpaw: stopped\n")
+    with daemon.http as http:
+        assert http.get("/api/v1/sessions/s-1/history").json()[-1]["content"] == "abc"
+
+
+def test_a_second_ctrl_c_leaves_at_once_whatever_the_daemon_does(
+    daemon: Daemon, model_server: ModelServerProcess
+) -> None:
+    model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
+    chat = start_chat(daemon, "hello")
+    assert chat.stdout is not None
+    assert chat.stdout.read(3) == "abc"
+    daemon.signal(signal.SIGSTOP)
+    try:
+        chat.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # two signals that come together count as one
+        assert chat.poll() is None
+        chat.send_signal(signal.SIGINT)
+        chat.communicate(timeout=5)
+    finally:
+        daemon.signal(signal.SIGCONT)
+    assert chat.returncode == ExitCode.INTERRUPTED
+
+
+def test_a_daemon_that_is_killed_in_the_middle_is_told_in_one_line(
+    daemon: Daemon, model_server: ModelServerProcess
+) -> None:
+    model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
+    chat = start_chat(daemon, "hello")
+    assert chat.stdout is not None
+    assert chat.stdout.read(3) == "abc"
+    daemon.kill()
+    rest, errors = chat.communicate(timeout=PATIENCE_S)
+    assert (chat.returncode, rest) == (ExitCode.NO_DAEMON, "\n")
+    assert errors.count("\n") == 1, errors
+
+
+@contextmanager
+def at_a_terminal(daemon: Daemon, *arguments: str) -> Generator[tuple[subprocess.Popen[bytes], int]]:
+    """`pocketpaw chat` with a terminal, of which we hold the other end."""
+    ours, theirs = pty.openpty()
+    try:
+        chat = subprocess.Popen(
+            [*COMMAND, "chat", *arguments],
+            env={**daemon.environment(), "TERM": "dumb"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        try:
+            yield chat, ours
+        finally:
+            chat.kill()
+            chat.wait()
+    finally:
+        os.close(ours)
+
+
+def read_until(terminal: int, text: str) -> str:
+    shown = ""
+    deadline = time.monotonic() + PATIENCE_S
+    while text not in shown:
+        assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], shown
+        shown += os.read(terminal, 4096).decode()
+    return shown
+
+
+def test_a_conversation_goes_on_after_a_stopped_answer_and_ends_with_ctrl_d(
+    daemon: Daemon, model_server: ModelServerProcess
+) -> None:
+    with at_a_terminal(daemon, "--session", "s-talk") as (chat, terminal):
+        assert "Session s-talk" in read_until(terminal, "> ")
+        os.write(terminal, b"hello\n")
+        read_until(terminal, "echo: hello")
+        read_until(terminal, "> ")
+        model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
+        os.write(terminal, b"again\n")
+        read_until(terminal, "abc")
+        chat.send_signal(signal.SIGINT)
+        read_until(terminal, "> ")
+        os.write(terminal, b"more\n")
+        read_until(terminal, "echo: more")
+        read_until(terminal, "> ")
+        os.write(terminal, b"\x04")
+        assert chat.wait(PATIENCE_S) == 0
+
+
+def test_a_conversation_outlives_a_model_that_fails(daemon: Daemon, model_server: ModelServerProcess) -> None:
+    with at_a_terminal(daemon) as (chat, terminal):
+        read_until(terminal, "> ")
+        model_server.script(Reply(status=401))
+        os.write(terminal, b"hello\n")
+        read_until(terminal, "pocketpaw: ")
+        read_until(terminal, "> ")
+        os.write(terminal, b"hello\n")
+        read_until(terminal, "echo: hello")
+        chat.send_signal(signal.SIGINT)
+
+
+def test_a_tool_that_the_model_asks_for_is_no_part_of_the_answer(
+    daemon: Daemon, model_server: ModelServerProcess
+) -> None:
+    model_server.script(Reply(tool_calls=(ToolCall("clock"),)))
+    done = daemon.run("chat", "what time is it?")
+    assert "clock" not in done.stdout
