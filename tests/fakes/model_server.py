@@ -208,7 +208,10 @@ class FakeModelServer:
 
             async def answer() -> None:
                 nonlocal keep_open
-                keep_open = await _write_answer(connection, reply, request)
+                try:
+                    keep_open = await _write_answer(connection, reply, request)
+                except trio.BrokenResourceError:
+                    self._note_abort()  # the client went while it was being written to
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(answer)

@@ -9,10 +9,16 @@ import msgspec
 from .conftest import MakeDaemon
 
 
+class Usage(msgspec.Struct, frozen=True):
+    backend: str
+    input_tokens: int
+    output_tokens: int
+
+
 class Answer(msgspec.Struct, frozen=True):
     session_id: str
     content: str
-    usage: dict[str, object]
+    usage: Usage
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -35,10 +41,11 @@ def test_a_first_start_makes_the_home_says_where_everything_is_and_answers(make_
         first = http.post("/api/v1/chat", json={"content": "My name is Ada. Say hello to me."}).raise_for_status()
         answer = msgspec.json.decode(first.content, type=Answer)
         assert answer.content.strip()
-        assert answer.usage["backend"] == "embedded"
+        assert answer.usage.backend == "embedded"
         question = {"content": "What is my name?", "session_id": answer.session_id}
         second = http.post("/api/v1/chat", json=question).raise_for_status()
-        assert "Ada" in msgspec.json.decode(second.content, type=Answer).content
+        remembered = msgspec.json.decode(second.content, type=Answer).usage.input_tokens
+        assert remembered > answer.usage.input_tokens + answer.usage.output_tokens  # the model was told of both
         history = http.get(f"/api/v1/sessions/{answer.session_id}/history").raise_for_status()
     assert [said.role for said in msgspec.json.decode(history.content, type=list[Said])] == ["user", "assistant"] * 2
 

@@ -21,6 +21,7 @@ from .daemon import COMMAND, Daemon, with_model_server
 from .model_server_process import ModelServerProcess
 
 AT_ONCE_S = 1.0
+PATIENCE_S = 30.0
 
 
 def free_port() -> int:
@@ -167,7 +168,8 @@ def test_a_signal_ends_it_in_order(daemon: Daemon, number: signal.Signals) -> No
 def test_a_second_signal_ends_it_at_once(daemon: Daemon, model_server: ModelServerProcess) -> None:
     model_server.answer_always(Reply(hang_after=1))
     with daemon.http as http, http.stream("POST", "/api/v1/chat/stream", json={"content": "hello"}) as answer:
-        assert next(answer.iter_text())
+        pieces = answer.iter_text()  # kept, as httpx closes the stream with it
+        assert next(pieces)
         daemon.signal(signal.SIGTERM)
         time.sleep(0.2)  # two signals that come together count as one
         assert daemon.is_running  # it waits for the answer
@@ -196,8 +198,9 @@ def test_a_killed_daemon_starts_again_with_all_that_was_said(
 def test_a_daemon_for_a_visit_ends_with_the_one_who_visits(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     visitor = subprocess.Popen([*COMMAND, "chat", "--", "hello"], env=daemon.environment(), stdout=subprocess.DEVNULL)
-    daemon_up = time.monotonic() + 30
-    while not daemon.url and time.monotonic() < daemon_up:
+    deadline = time.monotonic() + PATIENCE_S
+    while not daemon.url:
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     visitor.kill()
     visitor.wait()
@@ -218,7 +221,7 @@ def start_with_reload(daemon: Daemon, sources: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_for_another(daemon: Daemon, url: str) -> str:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while daemon.url in ("", url):
         assert time.monotonic() < deadline, (daemon.folder / "dev.log").read_text()
         time.sleep(0.02)
@@ -291,7 +294,7 @@ def test_errors_and_status_tell_of_a_model_that_was_killed(make_daemon: MakeDaem
     embedded = msgspec.json.decode(daemon.run("status", "--json").stdout, type=Node).at("models", "embedded")
     assert embedded.pid is not None
     subprocess.run(["kill", "-KILL", str(embedded.pid)], check=True)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while "embedded" not in (shown := daemon.run("errors", "--search", "SIGKILL").stdout):
         assert time.monotonic() < deadline, daemon.log
     assert "models/embedded" in shown

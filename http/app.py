@@ -1,0 +1,156 @@
+"""The Quart-Trio application: requests to calls, calls to routes, failures to responses.
+
+Quart gives the requests, responses and the URL map. Its dispatch is replaced: it would open a nursery, two tasks, two
+contexts and a session for each request, which costs more than all the rest of a small answer, and nothing here needs
+them. A handler is given its `Call`; there are no context globals (`quart.request`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable
+from typing import TYPE_CHECKING, cast
+
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from quart import Response
+from quart.wrappers.response import DataBody
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
+from werkzeug.exceptions import NotFound as NoSuchPath
+from werkzeug.routing import RequestRedirect
+
+from ..actors.guard import Verdict
+from ..runtime import SYSTEM, ActorSystem
+from ..runtime.errors import NotFound, PocketPawError
+from . import cors
+from .authentication import check, check_scope, facts, limit_headers
+from .call import Call, cancel_on_disconnect
+from .errors import InternalError, MethodNotAllowed, error_response
+from .route import Route
+from .transport import ClientDisconnected
+from .websocket import WebSocketConnection
+
+if TYPE_CHECKING:
+    from ..actors.settings import LiveSettings
+
+Report = Callable[[BaseException, str], None]
+"""Takes what nobody expected, and the request's trace id; must not raise."""
+
+SECURITY = ((b"vary", b"Origin"), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+
+
+class HttpConnection(TrioASGIHTTPConnection):
+    """One request, in its connection's own task. Only a streamed response gets a second one, to notice that the client
+    went away."""
+
+    app: App
+    scope: HTTPScope
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        request = self._create_request_from_scope(send)
+        call = Call(self.app.system, self.app.live, request, receive)
+        response = await self.app.respond(call, self.scope)
+        headers = [(name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.headers]
+        headers += self.app.common_headers(call)
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        body = response.response
+        if isinstance(body, DataBody):
+            await send({"type": "http.response.body", "body": body.data, "more_body": False})
+        elif request.method == "HEAD":
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            await self._stream(response, receive, send)
+
+    async def _stream(self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await send({"type": "http.response.body", "body": b"", "more_body": True})  # the head goes out at once
+        body = response.response
+        async with body, trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
+            async for data in cast("AsyncIterable[bytes]", body):
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            nursery.cancel_scope.cancel()
+
+
+class App(QuartTrio):
+    """Holds nothing between requests but what it was made with."""
+
+    asgi_http_class = HttpConnection
+    asgi_websocket_class = WebSocketConnection
+
+    def __init__(self, system: ActorSystem, live: LiveSettings, routes: Iterable[Route], report: Report) -> None:
+        super().__init__(__name__, static_folder=None)
+        self.system = system
+        self.live = live
+        self.report = report
+        self._routes: dict[str, Route] = {}
+        self.url_map.merge_slashes = False
+        for route in routes:
+            for path in route.mounts:
+                self._mount(route, path)
+        self._paths = self.url_map.bind("localhost")
+
+    def _mount(self, route: Route, path: str) -> None:
+        name = f"{route.method} {path}"
+        if name in self._routes:
+            raise ValueError(f"{name} is declared twice")
+        self._routes[name] = route
+        rule = path.replace("{path}", "<path:path>").replace("{", "<").replace("}", ">")
+        self.url_map.add(self.url_rule_class(rule, endpoint=name, methods=[route.method]))
+
+    async def respond(self, call: Call, scope: HTTPScope) -> Response:
+        """Answer a request, whatever happens. A failure that nobody expected is reported, and is this request's own."""
+        try:
+            return await self._respond(call, scope)
+        except PocketPawError as error:
+            return error_response(error)
+        except ClientDisconnected:
+            raise  # there is nobody to answer
+        except Exception as error:  # noqa: BLE001 - one request's failure is not the connection's
+            self.report(error, call.trace_id)
+            detail = "something failed that should not; the log and health/errors say what, under this request id"
+            return error_response(InternalError(detail, request_id=call.trace_id))
+
+    def common_headers(self, call: Call) -> list[tuple[bytes, bytes]]:
+        """What every response carries."""
+        origin = call.request.headers.get("Origin")
+        headers = [(b"x-request-id", call.trace_id.encode("ascii")), *SECURITY]
+        if call.verdict is not None:
+            headers += limit_headers(call.verdict)
+        if origin is not None:
+            headers += cors.allow(origin, self.live.current.api_cors_allowed_origins)
+        return headers
+
+    async def judge(self, call: Call, scope: HTTPScope, route: Route | None) -> Verdict:
+        """Ask the guard, once. What has no route needs a credential like everything else."""
+        asked = facts(
+            scope,
+            bucket="api" if route is None else route.bucket,
+            required=route is None or not route.is_exempt,
+        )
+        return await self.system.ask(asked, principal=SYSTEM, trace_id=call.trace_id, sender="http")
+
+    async def _respond(self, call: Call, scope: HTTPScope) -> Response:
+        if cors.is_preflight(call.request):
+            return cors.preflight(call.request, self.live.current.api_cors_allowed_origins)
+        route = problem = None
+        try:
+            name, call.values = self._paths.match(call.request.path, method=call.request.method)
+            call.route = route = self._routes[name]
+        except NoSuchMethod as error:
+            text = f"{call.request.method} is not allowed at {call.request.path}"
+            problem = MethodNotAllowed(text, allowed=error.valid_methods or ())
+        except (NoSuchPath, RequestRedirect):
+            problem = NotFound(f"there is nothing at {call.request.path}")
+        if route is None or not (route.is_exempt and route.bucket == "api"):
+            call.verdict = verdict = await self.judge(call, scope, route)
+            check(verdict)
+            if verdict.principal is not None:
+                call.principal = verdict.principal
+            if problem is not None:
+                raise problem
+            assert route is not None
+            if not route.is_exempt:
+                check_scope(verdict, route)
+        return await route.answer(call)

@@ -1,0 +1,198 @@
+"""A WebSocket's conversation: what a client may say, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qs
+
+import msgspec
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+
+from ..actors.agent import Chat, StopTurn
+from ..runtime import ActorSystem, Message, Principal
+from ..runtime.errors import BadRequest, InvalidInput, NotBuilt, NotFound, PocketPawError
+from ..storage.history import GetHistory, HistoryMessage
+from ..storage.sessions import SessionId
+from .chat import new_session_id
+from .errors import InvalidRequest, error_body, invalid_input
+from .health import daemon_version
+from .sse import last_event_id
+from .teller import Teller
+
+R = TypeVar("R")
+
+Content = Annotated[str, msgspec.Meta(max_length=100_000)]
+
+NOT_BUILT = frozenset({
+    "add_reminder", "approve", "approve_plan", "browse", "create_intention", "delete_intention", "delete_reminder",
+    "get_health", "get_health_errors", "get_intentions", "get_reminders", "get_settings", "get_skills", "navigate",
+    "reject_plan", "run_health_check", "run_intention", "run_skill", "settings", "toggle_intention", "update_intention",
+})  # fmt: skip
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """What a client says: `action` is PocketPaw's form, `type` (and `agentId`) the other."""
+
+    action: str | None = None
+    type: str | None = None
+    content: Content | None = None
+    message: Content | None = None
+    session_id: SessionId | None = None
+    agent_id: SessionId | None = msgspec.field(name="agentId", default=None)
+    media: list[Any] = []
+    channels: list[str] = []
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What a client says when it connects: the session to go on with, and the last event that it has of it."""
+
+    resume_session: str | None
+    after: int | None
+
+    @staticmethod
+    def read(query: bytes) -> Opening:
+        args = {name: values[0] for name, values in parse_qs(query.decode("latin1"), errors="replace").items()}
+        return Opening(args.get("resume_session"), last_event_id(args.get("last_event_id") or args.get("after")))
+
+
+class Conversation:
+    """Lives in the task that reads. `_current` is the session that is meant when none is named."""
+
+    def __init__(
+        self, system: ActorSystem, principal: Principal, trace_id: str, send: ASGISendCallable, nursery: trio.Nursery
+    ) -> None:
+        self._system = system
+        self._principal = principal
+        self._trace_id = trace_id
+        self._teller = Teller(system.bus, send, nursery)
+        self._current = new_session_id()
+        self._actions: Mapping[str, Callable[[Incoming], Awaitable[None]]] = {
+            "chat": self._chat,
+            "message": self._chat,
+            "stop": self._stop,
+            "new_session": self._new_session,
+            "switch_session": self._switch_session,
+            "ping": self._ping,
+            "subscribe": self._subscribe,
+            "unsubscribe": self._unsubscribe,
+        }
+
+    async def run(self, receive: ASGIReceiveCallable, opening: Opening) -> None:
+        """Talk until the client leaves."""
+        self._teller.tell_system_events()
+        await self._open(opening)
+        while (event := await receive())["type"] == "websocket.receive":
+            text = event.get("text")
+            await self._take(text.encode() if text is not None else event.get("bytes") or b"")
+
+    async def _open(self, opening: Opening) -> None:
+        """Greet; go on with the earlier session if there is one."""
+        history = None
+        if opening.resume_session is not None:
+            history = await self._history(opening.resume_session)
+        if opening.resume_session is not None and history is not None:
+            self._current = opening.resume_session
+        greeting = {"type": "connection_info", "session_id": self._current, "version": daemon_version()}
+        await self._teller.tell(greeting)
+        if history is not None:
+            await self._show(history, opening.after)
+
+    async def _take(self, data: bytes) -> None:
+        """Do what the client says; what cannot be done is said, and the conversation goes on."""
+        said: Incoming | None = None
+        try:
+            said = _read(data)
+            await self._do(said)
+        except PocketPawError as error:
+            session = {} if said is None or said.session_id is None else {"session_id": said.session_id}
+            await self._teller.tell({"type": "error", "detail": _sentence(error), "code": error.code, **session})
+
+    async def _do(self, said: Incoming) -> None:
+        name = said.action or said.type
+        if name is None:
+            raise BadRequest('expected an object with an action, such as {"action": "chat", "content": "hello"}')
+        act = self._actions.get(name)
+        if act is not None:
+            await act(said)
+        elif name in NOT_BUILT:
+            raise NotBuilt(f"{name} is not built yet")
+        else:
+            raise BadRequest(f"there is no action {name[:40]!r}; there are {', '.join(self._actions)}")
+
+    # Actions ----------------------------------------------------------------------------------------------------------
+
+    async def _chat(self, said: Incoming) -> None:
+        content = said.content or said.message
+        if not content:
+            raise InvalidInput("the field is required", field=["content"])
+        session_id = said.session_id or said.agent_id or self._current
+        media = _convert(said.media, list[str], "media")
+        self._teller.follow(session_id)
+        await self._ask(Chat(session_id=session_id, content=content, media=media, channel="websocket"))
+
+    async def _stop(self, said: Incoming) -> None:
+        await self._ask(StopTurn(session_id=said.session_id or self._current))
+
+    async def _new_session(self, _said: Incoming) -> None:
+        self._current = new_session_id()
+        await self._teller.tell({"type": "new_session", "session_id": self._current, "id": self._current})
+
+    async def _switch_session(self, said: Incoming) -> None:
+        if said.session_id is None:
+            raise InvalidInput("the field is required", field=["session_id"])
+        self._current = said.session_id
+        await self._show(await self._history(said.session_id) or [], None)
+
+    async def _ping(self, _said: Incoming) -> None:
+        await self._teller.tell({"type": "pong"})
+
+    async def _subscribe(self, said: Incoming) -> None:
+        await self._teller.subscribe(said.channels)
+
+    async def _unsubscribe(self, said: Incoming) -> None:
+        await self._teller.unsubscribe(said.channels)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    async def _show(self, history: list[HistoryMessage], after: int | None) -> None:
+        """Show the current session as it is, and go on with it."""
+        await self._teller.tell({"type": "session_history", "session_id": self._current, "messages": history})
+        await self._teller.catch_up(self._current, after)
+
+    async def _history(self, session_id: str) -> list[HistoryMessage] | None:
+        """What was said in a session; None if there is no such session."""
+        try:
+            return await self._ask(GetHistory(session_id=_convert(session_id, SessionId, "session_id")))
+        except (NotFound, InvalidInput):
+            return None
+
+    async def _ask(self, message: Message[R]) -> R:
+        return await self._system.ask(message, principal=self._principal, trace_id=self._trace_id, sender="http")
+
+
+_decode = msgspec.json.Decoder(Incoming).decode
+
+
+def _read(data: bytes) -> Incoming:
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid_input(error, "message") from None
+
+
+def _convert(value: object, type_: Any, field: str) -> Any:
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(str(error).replace("`", ""), field=[field]) from None
+
+
+def _sentence(error: PocketPawError) -> str:
+    """An error's detail, which names the field here, as there is no list for it."""
+    body = error_body(error)
+    if isinstance(body, InvalidRequest):
+        place = ".".join(str(part) for part in body.detail[0].loc if part != "message")
+        return f"{place}: {error.detail}" if place else error.detail
+    return error.detail

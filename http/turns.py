@@ -1,0 +1,89 @@
+"""Following turns: the events of a session's topic, as clients are told them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+
+from ..runtime import Bus, Event, Subscription
+
+END = "stream_end"
+START = "stream_start"
+
+JsonObject = dict[str, object]
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    START: ("session_id",),
+    "chunk": ("content", "type"),
+    "thinking": ("content",),
+    "tool_start": ("tool", "input"),
+    "tool_result": ("tool", "output"),
+    "approval_required": ("request_id", "tool", "input"),
+    "error": ("detail",),
+    END: ("session_id", "usage"),
+}
+"""What of an event's data is the contract's, by the event's name."""
+
+
+class TurnEvent(msgspec.Struct):
+    """One event of a turn, or several chunks that waited together. `seq` is the number of the last one."""
+
+    seq: int
+    name: str
+    turn_id: str
+    data: JsonObject
+
+    def told(self) -> JsonObject:
+        """The fields that clients are told."""
+        data = {name: self.data[name] for name in FIELDS.get(self.name, ()) if name in self.data}
+        if self.name == END and data.get("usage") is None:
+            data["usage"] = {}
+        return data
+
+
+def turn_events(events: Iterable[Event]) -> Iterator[TurnEvent]:
+    """Read what came on a session's topic; chunks of one turn that follow one another are joined."""
+    waiting: TurnEvent | None = None
+    for event in events:
+        data = cast("JsonObject", event.data())
+        turn = TurnEvent(event.seq, event.name, str(data.get("turn_id", "")), data)
+        if waiting is not None and _joins(waiting, turn):
+            waiting.data["content"] = f"{waiting.data['content']}{turn.data['content']}"
+            waiting.seq = turn.seq
+            continue
+        if waiting is not None:
+            yield waiting
+        waiting = turn
+    if waiting is not None:
+        yield waiting
+
+
+def running_turn(events: list[Event]) -> list[Event]:
+    """Of all that is kept of a session's events, those of the turn that has not ended yet."""
+    ended = max((place for place, event in enumerate(events, 1) if event.name == END), default=0)
+    return events[ended:]
+
+
+@dataclass
+class Replay:
+    """What is kept of a topic's past, and the subscription that goes on from there without a gap or a repeat."""
+
+    subscription: Subscription
+    events: list[Event]
+    has_gap: bool
+    """Events between the number asked for and the first one here are no longer kept."""
+
+
+async def replay(bus: Bus, topic: str, after: int) -> Replay:
+    """Listen to `topic`, and take what is kept of it that is newer than number `after`. Lets no other task run."""
+    past = bus.subscribe(topic, after)
+    past.close()  # a closed subscription gives what it holds and does not wait
+    events = await past.take()
+    return Replay(bus.subscribe(topic, events[-1].seq if events else None), events, past.has_gap)
+
+
+def _joins(earlier: TurnEvent, later: TurnEvent) -> bool:
+    return earlier.name == later.name == "chunk" and earlier.turn_id == later.turn_id

@@ -1,0 +1,78 @@
+"""What every test may use: a running actor system that leaves nothing behind, and a stack when a test crashes hard."""
+
+from __future__ import annotations
+
+import faulthandler
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pykka
+import pytest
+import trio
+from pocketpaw.runtime import ActorSystem, Report, Supervisor
+
+faulthandler.enable()
+
+SETTLE_S = 3.0
+"""Real time that threads and processes get to vanish after they were ended."""
+
+Running = Callable[..., AbstractAsyncContextManager[ActorSystem]]
+Eventually = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+def _left_open() -> dict[str, int]:
+    """How many there are of whatever could leak."""
+    threads = [thread for thread in threading.enumerate() if not thread.name.startswith("Trio thread")]  # its cache
+    folder = Path("/proc/self/fd")
+    return {
+        "tasks": trio.lowlevel.current_statistics().tasks_living,
+        "threads": len(threads),
+        "processes": len(psutil.Process().children(recursive=True)),
+        "descriptors": len(list(folder.iterdir())) if folder.exists() else 0,
+        "pykka's actors": len(pykka.ActorRegistry.get_all()),
+    }
+
+
+def _ignore(_: Report) -> None:
+    """Nobody listens."""
+
+
+@asynccontextmanager
+async def run_without_leak(
+    tree: Supervisor, on_report: Callable[[Report], None] = _ignore
+) -> AsyncGenerator[ActorSystem]:
+    """Run `tree` for the block, stop it, and see that no task, thread, process or descriptor is left of it."""
+    before = _left_open()
+    system = ActorSystem(tree, on_report)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(system.run)
+        yield system
+        await system.stop()
+    until = time.monotonic() + SETTLE_S
+    while (after := _left_open()) != before and time.monotonic() < until:
+        time.sleep(0.01)  # noqa: ASYNC251 trio's clock may be a virtual one, and nothing else runs any more
+    assert after == before
+    assert system.abandoned == 0
+
+
+async def wait_until(condition: Callable[[], object], within_s: float = 30.0) -> None:
+    """Wait, in real time, for what another thread or process does."""
+    with trio.fail_after(within_s):
+        while not condition():  # noqa: ASYNC110 neither of them can set an event of trio's
+            await trio.sleep(0.01)
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """`await eventually(condition)` waits, in real time, for what another thread or process does."""
+    return wait_until
+
+
+@pytest.fixture
+def running() -> Running:
+    """`async with running(tree, on_report) as system:` runs an actor system that must leave nothing behind."""
+    return run_without_leak
