@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pocketpaw.runtime.failure import ExitCode
 
 from ..fakes.model_server import Reply, ToolCall
-from .daemon import COMMAND, Daemon
+from .conftest import MakeDaemon
+from .daemon import COMMAND, Daemon, with_model_server
 from .model_server_process import ModelServerProcess
 
 PATIENCE_S = 20.0
@@ -95,7 +96,7 @@ def test_a_second_ctrl_c_leaves_at_once_whatever_the_daemon_does(
         time.sleep(0.3)  # two signals that come together count as one
         assert chat.poll() is None
         chat.send_signal(signal.SIGINT)
-        chat.communicate(timeout=5)
+        chat.communicate(timeout=2)
     finally:
         daemon.signal(signal.SIGCONT)
     assert chat.returncode == ExitCode.INTERRUPTED
@@ -164,6 +165,25 @@ def test_a_conversation_goes_on_after_a_stopped_answer_and_ends_with_ctrl_d(
         read_until(terminal, "> ")
         os.write(terminal, b"\x04")
         assert chat.wait(PATIENCE_S) == 0
+
+
+def test_ctrl_c_at_the_terminal_reaches_the_visitor_and_not_the_daemon_of_the_visit(
+    make_daemon: MakeDaemon, model_server: ModelServerProcess
+) -> None:
+    daemon = make_daemon(settings=with_model_server(model_server.base_url))
+    model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
+    with at_a_terminal(daemon) as (chat, terminal):
+        read_until(terminal, "> ")
+        os.write(terminal, b"hello\n")
+        read_until(terminal, "abc")
+        os.killpg(chat.pid, signal.SIGINT)  # as a terminal does: to all of its foreground group
+        read_until(terminal, "> ")
+        os.write(terminal, b"again\n")
+        read_until(terminal, "echo: again")
+        read_until(terminal, "> ")
+        os.write(terminal, b"\x04")
+        assert chat.wait(PATIENCE_S) == 0
+    daemon.check_nothing_is_left()
 
 
 def test_a_conversation_outlives_a_model_that_fails(daemon: Daemon, model_server: ModelServerProcess) -> None:

@@ -276,10 +276,14 @@ def test_status_shows_the_tree_also_as_json(daemon: Daemon) -> None:
     rows = [line.split() for line in shown.stdout.splitlines()]
     assert rows[0] == ["actor", "kind", "state", "life", "restarts", "mail", "up", "last", "error"]
     assert rows[1][:3] == ["root", "supervisor", "running"]
-    tree = msgspec.json.decode(daemon.run("status", "--json").stdout, type=Node)
+    tree = tree_of(daemon)
     assert tree.at("store", "writer").kind == "thread"
     assert tree.at("http").state == "running"
     assert len(rows) - 1 == count(tree)
+
+
+def tree_of(daemon: Daemon) -> Node:
+    return msgspec.json.decode(daemon.run("status", "--json").stdout, type=Node)
 
 
 def count(node: Node) -> int:
@@ -291,7 +295,7 @@ def test_errors_and_status_tell_of_a_model_that_was_killed(make_daemon: MakeDaem
     daemon.start()
     assert daemon.run("errors").stdout == "There are no errors.\n"
     assert daemon.run("chat", "Say hello.").returncode == 0
-    embedded = msgspec.json.decode(daemon.run("status", "--json").stdout, type=Node).at("models", "embedded")
+    embedded = tree_of(daemon).at("models", "embedded")
     assert embedded.pid is not None
     subprocess.run(["kill", "-KILL", str(embedded.pid)], check=True)
     deadline = time.monotonic() + PATIENCE_S
@@ -300,6 +304,9 @@ def test_errors_and_status_tell_of_a_model_that_was_killed(make_daemon: MakeDaem
     assert "models/embedded" in shown
     assert json.loads(daemon.run("errors", "--json", "--limit", "1").stdout)[0]["source"] == "models/embedded"
     assert "SIGKILL" in daemon.run("status").stdout
+    while (healed := tree_of(daemon).at("models", "embedded")).state != "running":
+        assert time.monotonic() < deadline, daemon.log
+    assert (healed.incarnation, healed.restarts) == (2, 1)
 
 
 def test_doctor_is_content_with_a_daemon_that_runs_and_not_with_one_that_hangs(daemon: Daemon) -> None:
