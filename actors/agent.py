@@ -319,5 +319,3 @@ def _context_of(history: list[HistoryMessage]) -> deque[ChatMessage]:
 
 def _role(role: str) -> Literal["user", "assistant"]:
     return "assistant" if role == "assistant" else "user"
-
-

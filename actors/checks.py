@@ -112,7 +112,7 @@ async def configuration(around: Surroundings) -> list[Finding]:
     ]
 
 
-@check("Storage", "storage", every_s=300.0)
+@check("Storage", "storage", every_s=300.0, timeout_s=8.0)
 async def storage(around: Surroundings) -> list[Finding]:
     """The database takes a write, and the write is on disk."""
     # A revocation that has run out already: each one deletes the one before, and no query ever returns it.

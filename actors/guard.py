@@ -154,8 +154,7 @@ class Guard(Actor):
         self._has_unsaved = trio.Event()
 
     async def on_start(self) -> None:
-        with trio.move_on_after(START_WAIT_S):
-            await self._learn_revoked()
+        await self._learn_revoked(START_WAIT_S)
         self.spawn(self._keep_learning)
         self.spawn(self._keep_saving)
 
@@ -269,7 +268,6 @@ class Guard(Actor):
         credential = message.credential or ""
         revoked = self._tokens.revoke(self._live.access_token, credential, time.time())
         if revoked is not None:
-            self._accepted.pop(revoked.digest, None)
             revocation = _Revocation(revoked)
             self._unsaved.append(revocation)
             self._has_unsaved.set()
@@ -285,11 +283,11 @@ class Guard(Actor):
         """Learn of revoked tokens as soon as the store can tell."""
         while not self._tokens.knows_revoked:
             await trio.sleep(RETRY_S)
-            await self._learn_revoked()
+            await self._learn_revoked(RETRY_S)
 
-    async def _learn_revoked(self) -> None:
+    async def _learn_revoked(self, timeout_s: float) -> None:
         try:
-            self._tokens.take_in(await self.ask(ListRevokedTokens(), timeout_s=RETRY_S))
+            self._tokens.take_in(await self.ask(ListRevokedTokens(), timeout_s=timeout_s))
         except PocketPawError as error:
             log.warning("revoked session tokens are not known", actor=self.path, reason=error.detail)
 

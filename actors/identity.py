@@ -9,7 +9,9 @@ import trio
 FILES = ("IDENTITY.md", "SOUL.md", "STYLE.md", "INSTRUCTIONS.md", "USER.md")
 """In the order in which the model reads them."""
 
-DEFAULT = "You are PocketPaw, a helpful assistant that runs on the user's own home server. Answer briefly and truthfully."
+DEFAULT = (
+    "You are PocketPaw, a helpful assistant that runs on the user's own home server. Answer briefly and truthfully."
+)
 LIMIT_BYTES = 32 * 1024
 """Of each file: a longer one would leave no room for the conversation."""
 

@@ -59,10 +59,11 @@ class Router(Actor):
     """
 
     handler_timeout_s = None  # a turn has its own limit
+    concurrency = 10_000  # a check does not wait behind generations; those have a limit of their own
 
     def __init__(self, live: SettingsSource) -> None:
         super().__init__()
-        self.concurrency = live.current.max_concurrent_conversations
+        self._room = trio.CapacityLimiter(live.current.max_concurrent_conversations)
         self._live = live
         self._client: Connections | None = None
         self._opened: dict[Configured, OpenAICompatible] = {}
@@ -74,6 +75,28 @@ class Router(Actor):
             await self._client.aclose()
 
     async def generate(self, message: Generate) -> AsyncGenerator[GenerationEvent]:
+        async with self._room:
+            events = self._try_in_turn(message)
+            try:
+                async for event in events:
+                    yield event
+            finally:
+                await events.aclose()
+
+    async def check_backends(self, message: CheckBackends) -> list[BackendState]:
+        backends = self._select().backends
+        states: dict[Configured, BackendState] = {}
+
+        async def check(backend: Configured) -> None:
+            states[backend] = await self._check(backend)
+
+        async with trio.open_nursery() as nursery:
+            for backend in backends:
+                nursery.start_soon(check, backend)
+        return [states[backend] for backend in backends]
+
+    async def _try_in_turn(self, message: Generate) -> AsyncGenerator[GenerationEvent]:
+        """Stream from the first backend that begins; the next one is asked only where nothing has been said."""
         selection = self._select()
         failures = list(selection.problems)
         for backend in selection.backends:
@@ -88,9 +111,6 @@ class Router(Actor):
                     raise
                 failures.append(f"{backend.name}: {error.detail}")
         raise Unavailable("no model could answer. " + "; ".join(failures))
-
-    async def check_backends(self, message: CheckBackends) -> list[BackendState]:
-        return [await self._check(backend) for backend in self._select().backends]
 
     def _select(self) -> Selection:
         """The backends that the settings choose now; read anew only when they have changed."""

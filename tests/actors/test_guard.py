@@ -243,7 +243,9 @@ async def test_the_guard_starts_although_the_store_never_answers(
 ) -> None:
     async with house() as guarded:
         guarded.hurt["stuck"] = True
+        started = trio.current_time()
         await guarded.system.root.restart_child("guard")
+        assert trio.current_time() - started < 3
         assert (await guarded.judge(NEAR)).outcome == "allowed"
 
 
@@ -405,6 +407,14 @@ async def test_each_kind_of_request_has_its_own_limit(house: OpenHouse, bucket: 
     async with house() as guarded:
         outcomes = [(await guarded.judge(NEAR, bucket=bucket)).outcome for _ in range(burst + 1)]
     assert outcomes == ["allowed"] * burst + ["too_many"]
+
+
+async def test_logging_in_is_counted_by_address_whatever_else_is_known_of_who_asks(house: OpenHouse) -> None:
+    async with house() as guarded:
+        token = guarded.live.access_token
+        outcomes = [(await guarded.judge(FAR, bucket="auth", bearer=token)).outcome for _ in range(6)]
+        assert (await guarded.judge(FAR, peer="192.0.2.8", bucket="auth", bearer=token)).outcome == "allowed"
+    assert outcomes == ["allowed"] * 5 + ["too_many"]
 
 
 async def test_guessing_is_stopped_while_those_who_were_in_stay_in(

@@ -316,17 +316,18 @@ async def test_a_check_that_found_something_looks_again_soon_and_others_in_their
 
 
 class FlakyStore:
-    """Stands where a journal asks the store: takes messages while it works, in order."""
+    """Stands where a journal asks the store: takes messages while it works, in order, and can be held up."""
 
     def __init__(self) -> None:
         self.works = False
+        self.can_be_read = False
         self.is_open = trio.Event()
         self.is_open.set()
         self.taken: list[Message[object]] = []
 
     async def ask(self, message: Message[object], /, *, timeout_s: float) -> object:
         await self.is_open.wait()
-        if not self.works:
+        if not (self.can_be_read if isinstance(message, ListErrors) else self.works):
             raise Unavailable("the database cannot be used")
         self.taken.append(message)
         return []
@@ -371,7 +372,45 @@ async def test_the_same_error_again_is_counted_until_it_is_saved() -> None:
     assert error.context == {"times": 100}
 
 
-async def test_errors_that_are_still_unsaved_come_before_the_stored_ones_page_by_page(daemon: OpenDaemon) -> None:
+async def test_events_are_bounded_while_nobody_saves_them_and_when_a_save_fails() -> None:
+    store = FlakyStore()
+    journal = _journal(store)
+
+    def add(count: int) -> None:
+        for number in range(count):
+            journal.add_event(datetime.now(UTC), Report("started", "leaf", number, ""))
+
+    store.works = True
+    add(KEPT + 50)
+    assert await journal.save()
+    store.works = False
+    store.is_open = trio.Event()
+    add(KEPT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(journal.save)
+        await trio.testing.wait_all_tasks_blocked()
+        add(50)
+        store.is_open.set()
+    store.works = True
+    assert await journal.save()
+    saved = [message.events for message in store.taken if isinstance(message, RecordSupervisionEvents)]
+    assert [len(events) for events in saved] == [KEPT, KEPT]
+    assert [event.incarnation for event in saved[1][-50:]] == list(range(50))
+
+
+async def test_the_stored_errors_follow_the_unsaved_ones_page_by_page() -> None:
+    store = FlakyStore()
+    store.can_be_read = True
+    journal = _journal(store)
+    for number in range(3):
+        _add(journal, f"error {number}")
+    pages = [await journal.errors(2, offset, "") for offset in (0, 2, 4)]
+    asked = [message.offset for message in store.taken if isinstance(message, ListErrors)]
+    assert [[error.message for error in page] for page in pages] == [["error 2", "error 1"], ["error 0"], []]
+    assert asked == [0, 0, 1]
+
+
+async def test_that_stored_errors_cannot_be_read_is_an_error_itself() -> None:
     store = FlakyStore()
     journal = _journal(store)
     for number in range(3):
