@@ -58,7 +58,8 @@ class Holder:
 
 def test_no_sink_shows_a_secret_in_any_form(stream: io.StringIO) -> None:
     log = structlog.get_logger()
-    log.info(" ".join(("with", SECRET)), url="https://host/?key=sk-%22quoted%22%5Cand%2Fslashed%2B0123456789")
+    event = f"with {SECRET}"
+    log.info(event, url="https://host/?key=sk-%22quoted%22%5Cand%2Fslashed%2B0123456789")
     log.info("inside", nested={"list": [SECRET, (OTHER,)], SECRET: Holder()}, as_json=json.dumps({"key": SECRET}))
     try:
         raise ValueError(SECRET, {"key": OTHER})
