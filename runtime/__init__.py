@@ -1,6 +1,6 @@
 """The actor model: messages, actors, supervisors. It knows nothing of agents, HTTP or SQL.
 
-`daemon.py` and `cli.py` are the exception: they start the whole, and nothing imports them.
+`daemon.py` and `cli/` are the exception: they start the whole, and nothing imports them.
 """
 
 from .actor import Actor, Terminated
@@ -10,7 +10,8 @@ from .envelope import SYSTEM, Principal
 from .exits import Exit, IgnoreStart
 from .message import Done, Message, StreamMessage
 from .process import ProcessActor
-from .supervisor import DynamicSupervisor, Supervisor, SupervisorNode
+from .spec import DynamicSupervisor, Supervisor
+from .supervisor import SupervisorNode
 from .system import ActorSystem, Report, RootGaveUp
 from .thread import ThreadActor
 from .worker import Worker

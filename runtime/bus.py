@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -36,32 +37,32 @@ class Event(msgspec.Struct, frozen=True):
 class _Topic:
     __slots__ = ("events", "next_seq", "subscriptions")
 
-    def __init__(self) -> None:
+    def __init__(self, next_seq: int) -> None:
         self.events: deque[Event] = deque(maxlen=RETAINED)
-        # Microseconds since 1970 are ahead of every number that an earlier topic of this name, or an earlier daemon,
-        # has reached, and stay below 2**53, which is as far as JavaScript counts.
-        self.next_seq = time.time_ns() // 1000
+        self.next_seq = next_seq
         self.subscriptions: set[Subscription] = set()
 
 
 class Subscription:
     """What one listener has not read yet. Iterate it, or `take` all that is there at once.
 
-    `has_gap` says that events between `after` and the first one here are no longer kept. `is_cut_off` says that the
-    listener fell `BUFFERED` events behind and gets no more; iteration then ends.
+    `has_gap` says that the events after the number that was asked for are not all here: some are no longer kept, or the
+    number is of another count. `is_cut_off` says that the listener fell `BUFFERED` events behind, what was replayed to
+    it not counted, and gets no more; iteration then ends.
     """
 
-    def __init__(self, bus: Bus, topic: str) -> None:
+    def __init__(self, bus: Bus, topic: str, replay: Iterable[Event], *, has_gap: bool) -> None:
         self.topic = topic
-        self.has_gap = False
+        self.has_gap = has_gap
         self.is_cut_off = False
         self._bus = bus
-        self._events: deque[Event] = deque()
+        self._events: deque[Event] = deque(replay)
+        self._most = BUFFERED + len(self._events)
         self._task: trio.lowlevel.Task | None = None
         self._is_closed = False
 
     def push(self, event: Event) -> None:
-        if len(self._events) >= BUFFERED:
+        if len(self._events) >= self._most:
             self.is_cut_off = True
             self.close()
             return
@@ -118,12 +119,14 @@ class Bus:
 
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
+        # Where a new topic begins to count: ahead of every number that an earlier topic of its name, or an earlier
+        # daemon, can have reached, as none publishes a million events a second; and far below 2**53, which is as far as
+        # JavaScript counts.
+        self._next_seq = time.time_ns() // 1000
 
     def publish(self, topic: str, name: str, data: object) -> int:
         """Number an event and hand it to whoever listens; returns its number."""
-        found = self._topics.get(topic)
-        if found is None:
-            found = self._topics[topic] = _Topic()
+        found = self._topic(topic)
         event = Event(topic, found.next_seq, name, encode(data))
         found.next_seq += 1
         found.events.append(event)
@@ -133,33 +136,26 @@ class Bus:
 
     def subscribe(self, topic: str, after: int | None = None) -> Subscription:
         """Listen from now on, or from the event that follows number `after`."""
-        found = self._topics.get(topic)
-        if found is None:
-            found = self._topics[topic] = _Topic()
-        subscription = Subscription(self, topic)
-        if after is not None:
+        found = self._topic(topic)
+        if after is None:
+            subscription = Subscription(self, topic, (), has_gap=False)
+        else:
             first = found.events[0].seq if found.events else found.next_seq
-            subscription.has_gap = after < first - 1
-            for event in found.events:
-                if event.seq > after:
-                    subscription.push(event)
-        if not subscription.is_cut_off:
-            found.subscriptions.add(subscription)
+            replay = [event for event in found.events if event.seq > after]
+            subscription = Subscription(self, topic, replay, has_gap=not first - 1 <= after < found.next_seq)
+        found.subscriptions.add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         found = self._topics.get(subscription.topic)
         if found is not None:
             found.subscriptions.discard(subscription)
-            if not found.subscriptions and not found.events:
-                del self._topics[subscription.topic]
+            self._drop_if_empty(subscription.topic, found)
 
     def last_seq(self, topic: str) -> int:
         """The number of the newest event of `topic` so far: what comes after it is news."""
         found = self._topics.get(topic)
-        if found is None:
-            found = self._topics[topic] = _Topic()
-        return found.next_seq - 1
+        return (found.next_seq if found is not None else self._next_seq) - 1
 
     def has_listeners(self, topic: str) -> bool:
         found = self._topics.get(topic)
@@ -170,5 +166,19 @@ class Bus:
         found = self._topics.get(topic)
         if found is not None:
             found.events.clear()
-            if not found.subscriptions:
-                del self._topics[topic]
+            self._drop_if_empty(topic, found)
+
+    def __len__(self) -> int:
+        """How many topics there are."""
+        return len(self._topics)
+
+    def _topic(self, name: str) -> _Topic:
+        found = self._topics.get(name)
+        if found is None:
+            found = self._topics[name] = _Topic(self._next_seq)
+        return found
+
+    def _drop_if_empty(self, name: str, topic: _Topic) -> None:
+        if not topic.subscriptions and not topic.events:
+            del self._topics[name]
+            self._next_seq = max(self._next_seq, topic.next_seq)

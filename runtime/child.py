@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -54,6 +54,19 @@ CONNECTOR = Backoff(min_s=1.0, max_s=60.0)
 """For whatever faces the world: a channel, an MCP server, the tunnel."""
 
 
+class Policy(Protocol):
+    """What the spec of an actor and that of a supervisor have in common."""
+
+    id: str
+    restart: Restart
+    shutdown_s: Shutdown
+    max_restarts: int
+    max_seconds: float
+    on_limit: OnLimit
+    probe_s: float
+    significant: bool
+
+
 class Child:
     """An actor's place in the tree.
 
@@ -94,11 +107,9 @@ class Child:
         significant: bool = False,
         asks: tuple[str, ...] = (),
     ) -> None:
-        if significant and restart == "permanent":
-            raise ValueError("a significant child is transient or temporary: a permanent one never ends by itself")
         self.factory = factory
         self.args = args
-        self.id = id or snake_case(factory.__name__)
+        self.id = snake_case(factory.__name__) if id is None else id
         self.restart: Restart = restart
         self.shutdown_s: Shutdown = shutdown_s
         self.start_timeout_s = start_timeout_s
@@ -112,12 +123,32 @@ class Child:
         self.passivate_after_s = passivate_after_s
         self.significant = significant
         self.asks = asks
-        if "/" in self.id or not self.id:
-            raise ValueError(f"a child's id is one part of an address, without a slash: {self.id!r}")
+        check_policy(self)
 
     def make(self) -> AnyActor:
         """Make the actor of the next incarnation."""
         return self.factory(*self.args)
+
+
+def check_policy(spec: Policy) -> None:
+    """Raise `ValueError` if `spec` says what nothing could come of; types alone do not keep a setting's text out."""
+    if "/" in spec.id or not spec.id:
+        raise ValueError(f"a child's id is one part of an address, without a slash: {spec.id!r}")
+    check_choice("restart", spec.restart, Restart)
+    check_choice("on_limit", spec.on_limit, OnLimit)
+    if spec.shutdown_s != "brutal_kill" and not spec.shutdown_s >= 0:
+        raise ValueError(f"shutdown_s of {spec.id!r} is a number of seconds or 'brutal_kill', not {spec.shutdown_s!r}")
+    if spec.max_restarts < 0 or spec.max_seconds <= 0 or spec.probe_s <= 0:
+        raise ValueError(f"max_restarts of {spec.id!r} is at least 0, max_seconds and probe_s are more")
+    if spec.significant and spec.restart == "permanent":
+        raise ValueError(
+            f"{spec.id!r} is significant, so transient or temporary: a permanent child never ends by itself"
+        )
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} is one of {', '.join(get_args(choices))}, not {value!r}")
 
 
 def snake_case(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Ends the asks whose time has passed: one task for all of them, as a cancel scope per ask would cost a third of the ask."""
+"""Ends the asks whose time has passed: one task for all, as a cancel scope for each would cost a third of an ask."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ import math
 
 import trio
 
-from .reply import Reply, timed_out
+from .envelope import Envelope
+from .reply import timed_out
 
 
 class Deadlines:
-    """Invariant: within one time-out, replies stand in the order of their deadlines, so only the first can be next."""
+    """Invariant: within one time-out, asks stand in the order of their deadlines, so only the first can be next."""
 
     def __init__(self) -> None:
-        self._waiting: dict[float, dict[Reply, tuple[float, str, str]]] = {}
+        self._waiting: dict[float, dict[Envelope, str]] = {}
         self._scope = trio.CancelScope()
 
-    def add(self, reply: Reply, timeout_s: float, deadline: float, path: str, message: str) -> None:
-        """Fail `reply` at `deadline` unless it is removed first. `path` and `message` name the ask in the error."""
+    def add(self, ask: Envelope, timeout_s: float, path: str) -> None:
+        """Fail `ask` at its deadline unless it is removed first. `path` names whom it was for in the error."""
         same = self._waiting.get(timeout_s)
         if same is None:
             same = self._waiting[timeout_s] = {}
-        same[reply] = (deadline, path, message)
-        if deadline < self._scope.deadline:
-            self._scope.deadline = deadline
+        same[ask] = path
+        if ask.deadline < self._scope.deadline:
+            self._scope.deadline = ask.deadline
 
-    def remove(self, reply: Reply, timeout_s: float) -> None:
+    def remove(self, ask: Envelope, timeout_s: float) -> None:
         same = self._waiting.get(timeout_s)
-        if same is not None and same.pop(reply, None) is not None and not same:
+        if same is not None and same.pop(ask, None) is not None and not same:
             del self._waiting[timeout_s]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
 
     async def run(self) -> None:
         """Sleep until the next deadline, for ever. A deadline that is added earlier than that moves the alarm."""
@@ -39,13 +43,14 @@ class Deadlines:
             self._expire(trio.current_time())
 
     def _next(self) -> float:
-        firsts = (next(iter(same.values()))[0] for same in self._waiting.values())
+        firsts = (next(iter(same)).deadline for same in self._waiting.values())
         return min(firsts, default=math.inf)
 
     def _expire(self, now: float) -> None:
         for timeout_s, same in list(self._waiting.items()):
-            for reply, (deadline, path, message) in list(same.items()):
-                if deadline > now:
+            for ask, path in list(same.items()):
+                if ask.deadline > now:
                     break
-                self.remove(reply, timeout_s)
-                reply.fail(timed_out(f"{message} to {path}", timeout_s))
+                self.remove(ask, timeout_s)
+                if ask.reply is not None:
+                    ask.reply.fail(timed_out(f"{ask.message_type.__name__} to {path}", timeout_s))

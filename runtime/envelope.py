@@ -24,28 +24,17 @@ class Principal(msgspec.Struct, frozen=True):
 SYSTEM = Principal("system", frozenset({"admin"}))
 
 
-class Envelope:
-    """A message on its way: the bytes, and what the receiver needs to answer them."""
+class Envelope(msgspec.Struct, eq=False):
+    """A message on its way: the bytes, and what the receiver needs to answer. (A struct, as it is made so often.)"""
 
-    __slots__ = ("deadline", "message_type", "payload", "principal", "reply", "sender", "trace_id")
-
-    def __init__(
-        self,
-        message_type: type[Message[Any]],
-        payload: bytes,
-        sender: str,
-        reply: Reply | StreamReply | None,
-        principal: Principal,
-        trace_id: str,
-        deadline: float,
-    ) -> None:
-        self.message_type = message_type
-        self.payload = payload
-        self.sender = sender
-        self.reply = reply
-        self.principal = principal
-        self.trace_id = trace_id
-        self.deadline = deadline  # on trio's clock; nobody waits for an answer after it
+    message_type: type[Message[Any]]
+    payload: bytes
+    sender: str
+    reply: Reply | StreamReply | None
+    principal: Principal
+    trace_id: str
+    deadline: float
+    """On trio's clock; nobody waits for an answer after it."""
 
 
 current_envelope: ContextVar[Envelope | None] = ContextVar("current_envelope", default=None)

@@ -1,7 +1,7 @@
 """Every failure that is an answer rather than a crash.
 
-An actor that raises one of these answers its asker and lives on; any other exception answers the asker *and* crashes the
-actor, whose supervisor then decides. They cross actor boundaries as data: `code`, `detail` and `data`.
+An actor that raises one of these answers its asker and lives on; any other exception answers the asker *and* crashes
+the actor, whose supervisor then decides. They cross actor boundaries as data: `code`, `detail` and `data`.
 
     PocketPawError
     ├─ InvalidInput           a field has the wrong type, is missing, or breaks a bound (names the field)
@@ -30,6 +30,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import msgspec
+
 type_registry: dict[str, type[PocketPawError]] = {}
 
 
@@ -51,6 +53,10 @@ class PocketPawError(Exception):
         if cls.code in type_registry:
             raise TypeError(f"error code {cls.code!r} is taken by {type_registry[cls.code].__name__}")
         type_registry[cls.code] = cls
+
+    def to_wire(self) -> tuple[str, str, dict[str, object]]:
+        """Its code, detail and data, the data JSON-shaped and shared with nobody."""
+        return self.code, self.detail, msgspec.to_builtins(dict(self.data), enc_hook=str)
 
     @staticmethod
     def from_wire(code: str, detail: str, data: Mapping[str, object]) -> PocketPawError:

@@ -36,7 +36,7 @@ class AutoShutdown(SupervisorShutdown):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """`normal`: it ended by itself. `shutdown`: it was asked to. `killed`: it was cancelled. `crashed`: see `failure`."""
+    """`normal`: it ended by itself. `shutdown`: when asked. `killed`: it was cancelled. `crashed`: see `failure`."""
 
     kind: ExitKind
     failure: BaseException | None = None
@@ -62,9 +62,7 @@ class Exit:
 
 def leaf(error: BaseException) -> BaseException:
     """The one cause inside nested groups of one; a group of several stays a group. Cancellations are no cause."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    causes = [leaf(inner) for inner in cast("Sequence[BaseException]", error.exceptions) if not is_cancellation(inner)]
+    causes = [leaf(inner) for inner in members(error) if not is_cancellation(inner)]
     return causes[0] if len(causes) == 1 else error
 
 
@@ -75,6 +73,10 @@ def describe(error: BaseException) -> str:
 
 def is_cancellation(error: BaseException) -> bool:
     """Whether nothing but trio's own cancellation is in it."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(is_cancellation(inner) for inner in cast("Sequence[BaseException]", error.exceptions))
-    return isinstance(error, trio.Cancelled)
+    inside = members(error)
+    return all(is_cancellation(inner) for inner in inside) if inside else isinstance(error, trio.Cancelled)
+
+
+def members(error: BaseException) -> Sequence[BaseException]:
+    """What a group holds; nothing if it is none."""
+    return cast("Sequence[BaseException]", error.exceptions) if isinstance(error, BaseExceptionGroup) else ()

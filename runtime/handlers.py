@@ -9,24 +9,46 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from .errors import InvalidInput
 from .message import Message, reply_type
 
 
 class Handler:
     """One method of one actor class, and how to decode what it takes."""
 
-    __slots__ = ("decode", "function", "is_stream", "message_type", "name")
+    __slots__ = ("_decode", "function", "is_stream", "message_type", "name")
 
-    def __init__(self, message_type: type[Message[Any]], function: Callable[..., Any]) -> None:
+    def __init__(self, message_type: type[Message[Any]], function: Callable[..., Any], *, is_async: bool) -> None:
         self.message_type = message_type
         self.function = function
         self.name = message_type.__name__
-        self.decode = decoder(message_type).decode
         self.is_stream = message_type.__stream__
-        is_generator = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
-        if self.is_stream != is_generator:
-            expected = "a generator, as its message is a StreamMessage" if self.is_stream else "no generator"
-            raise TypeError(f"{function.__qualname__} must be {expected}")
+        self._decode = decoder(message_type).decode
+        expected, is_one = _FORMS[is_async, self.is_stream]
+        if not is_one(function):
+            kind = "StreamMessage" if self.is_stream else "Message"
+            raise TypeError(f"{function.__qualname__} must be {expected}, as it takes a {kind}")
+
+    def read(self, payload: bytes) -> Message[Any]:
+        """Decode a message; one that breaks its own type's bounds is its sender's mistake."""
+        try:
+            return self._decode(payload)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"{self.name}: {error}") from error
+
+
+def _is_plain(function: Callable[..., Any]) -> bool:
+    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    return not is_async and not inspect.isgeneratorfunction(function)
+
+
+_FORMS: dict[tuple[bool, bool], tuple[str, Callable[[Callable[..., Any]], bool]]] = {
+    (True, False): ("an async function", inspect.iscoroutinefunction),
+    (True, True): ("an async generator", inspect.isasyncgenfunction),
+    (False, False): ("a plain function", _is_plain),
+    (False, True): ("a generator", inspect.isgeneratorfunction),
+}
+"""What a handler has to be, by (is_async, is_stream)."""
 
 
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
@@ -50,21 +72,23 @@ def reply_decoder(message_type: type[Message[Any]]) -> msgspec.msgpack.Decoder[A
     return found
 
 
-def handlers_of(cls: type, base: type) -> dict[type[Message[Any]], Handler]:
-    """Every method that `cls` adds to `base` with a parameter `message`, by the message class(es) that annotate it.
+def handlers_of(cls: type, base: type, *, is_async: bool) -> dict[type[Message[Any]], Handler]:
+    """Every public method that `cls` adds to `base` with a parameter `message`, by the message types that annotate it.
 
     Raises:
-        TypeError: two methods take the same message, or a parameter `message` is annotated with something else.
+        TypeError: two methods take the same message, a parameter `message` is annotated with something else, or a
+            method does not have the form (async or not, generator or not) in which its message is handled.
     """
     table: dict[type[Message[Any]], Handler] = {}
     for name in dir(cls):
         function = inspect.getattr_static(cls, name)
-        if not inspect.isfunction(function) or "message" not in function.__annotations__ or hasattr(base, name):
+        is_ours = inspect.isfunction(function) and not name.startswith("_") and not hasattr(base, name)
+        if not is_ours or "message" not in function.__annotations__:
             continue
         for message_type in _annotated_messages(function):
             if message_type in table:
                 raise TypeError(f"{cls.__name__} has two handlers for {message_type.__name__}")
-            table[message_type] = Handler(message_type, function)
+            table[message_type] = Handler(message_type, function, is_async=is_async)
     return table
 
 

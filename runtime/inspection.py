@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .cell import LATENCY_BUCKETS, Cell
+from .cell import Cell
 from .node import Node
 from .supervisor import SupervisorNode
 
@@ -67,7 +67,7 @@ def view(node: Node, depth: int = 100) -> NodeView:
         {
             **common,
             "mailbox": MailboxView(len(node.mailbox), node.mailbox.capacity),
-            "processed": node.processed.total(),
+            "processed": sum(node.processed.values()),
             "pid": getattr(node.actor, "pid", None),
         },
         NodeView,
@@ -82,9 +82,9 @@ def detail(cell: Cell) -> ActorView:
 def quantile_ms(buckets: list[int], q: float) -> float:
     """The upper bound of the bucket in which the `q`-quantile lies; 0 if nothing was counted."""
     left = sum(buckets) * q
-    for power in range(LATENCY_BUCKETS):
-        left -= buckets[power]
-        if left <= 0 and buckets[power]:
+    for power, count in enumerate(buckets):
+        left -= count
+        if left <= 0 and count:
             return 2**power / 1000
     return 0.0
 

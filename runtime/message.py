@@ -16,7 +16,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class _MessageMeta(msgspec.StructMeta):
-    """Takes the class argument that msgspec does not know (`class Ping(Message[Pong], to="ponger")`); all keyword-only."""
+    """Takes the class argument that msgspec does not know: `class Ping(Message[Pong], to="ponger")`."""
 
     def __new__(
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, to: str | None = None, **config: Any
@@ -27,7 +27,13 @@ class _MessageMeta(msgspec.StructMeta):
         return cls
 
     def __init__(
-        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, to: str | None = None, **config: Any
+        cls,  # noqa: N805 a metaclass's self is a class
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        to: str | None = None,
+        **config: Any,
     ) -> None:
         super().__init__(name, bases, namespace)
 

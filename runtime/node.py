@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import trio
 
@@ -25,23 +25,29 @@ class Incarnation:
     """One life, from launch to exit. What a former life still says is dropped (it is fenced by `is_over`)."""
 
     __slots__ = (
+        "ended_at",
         "exit",
         "exited",
         "healthy_since",
         "is_abandoned",
         "is_stop_requested",
         "number",
+        "nursery",
         "ready_at",
         "scope",
         "settled",
+        "verdict",
     )
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, nursery: trio.Nursery) -> None:
         self.number = number
+        self.nursery = nursery  # its supervisor's
         self.scope = trio.CancelScope()
         self.ready_at: float | None = None
         self.healthy_since: float | None = None  # its start, or its first proof of health where the actor gives one
+        self.ended_at: float | None = None
         self.exit: Exit | None = None
+        self.verdict: Exit | None = None  # what its end will be called, whatever it says itself: it was killed for it
         self.is_stop_requested = False
         self.is_abandoned = False  # it ignored its cancellation, and still runs somewhere
         self.settled = trio.Event()  # set when it is ready, or has ended without
@@ -71,6 +77,7 @@ class Node(ABC):
     """
 
     kind: Kind
+    kill_grace_s: ClassVar[float] = KILL_GRACE_S
 
     def __init__(self, path: str, owner: Owner, system: ActorSystem) -> None:
         self.path = path
@@ -80,6 +87,7 @@ class Node(ABC):
         self.number = 0
         self.restarts = 0
         self.last_error: str | None = None
+        self.down: str | None = None  # why nobody will come for its messages by itself; they are refused meanwhile
         self._state: State = "idle"
         self.since = system.now()
 
@@ -111,37 +119,57 @@ class Node(ABC):
         """Begin the next incarnation as a task of `nursery`; it is ready when `settled` is set and it is not over."""
         assert not self.is_alive, f"{self.path} has a living incarnation"
         self.number += 1
-        self.life = life = Incarnation(self.number)
+        self.life = life = Incarnation(self.number, nursery)
         self.state = "starting"
+        self.stand_by()
         nursery.start_soon(self._live, life, name=self.path)
         return life
 
     async def stop(self, shutdown_s: Shutdown) -> None:
-        """Ask, then cancel, then abandon. Never takes longer than `shutdown_s` + `KILL_GRACE_S`."""
+        """Ask, then cancel, then abandon. Never takes longer than `shutdown_s` + `KILL_GRACE_S`.
+
+        Cancelling it leaves the incarnation asked to stop, and nobody to see to it: whoever cancels has to.
+        """
         life = self.life
         if life is None or life.is_over:
             return
         life.is_stop_requested = True
         self.state = "stopping"
-        if shutdown_s != "brutal_kill" and life.ready_at is not None:
+        if shutdown_s != "brutal_kill" and self._can_be_asked(life):
             self._request_stop(life)
             with trio.move_on_after(shutdown_s):
                 await life.exited.wait()
                 return
         life.scope.cancel()
-        with trio.move_on_after(KILL_GRACE_S):
-            await life.exited.wait()
-            return
-        life.is_abandoned = True
-        self.system.abandoned += 1
-        self._end(life, Exit("killed", TimeoutError("it ignored its cancellation and was abandoned")))
+        await self._reap(life)
 
     def kill(self, reason: BaseException) -> None:
         """Cancel the present incarnation as crashed for `reason`: its supervisor decides what follows."""
         life = self.life
-        if life is not None and not life.is_over:
-            life.scope.cancel()
-            self._end(life, Exit("crashed", reason))
+        if life is None or life.is_over or life.verdict is not None:
+            return
+        life.verdict = Exit("crashed", reason)
+        self.state = "stopping"
+        life.scope.cancel()
+        life.nursery.start_soon(self._reap, life, name=f"{self.path}: reaper")
+
+    def lay_down(self, why: str) -> None:
+        """Refuse what waits and what comes, until it is launched again."""
+        self.down = why
+
+    def stand_by(self) -> None:
+        """Take messages again: somebody will come for them."""
+        self.down = None
+
+    async def _reap(self, life: Incarnation) -> None:
+        """Wait for a cancelled incarnation to unwind; abandon it if it does not."""
+        with trio.move_on_after(self.kill_grace_s):
+            await life.exited.wait()
+            return
+        life.is_abandoned = True
+        self.system.abandoned += 1
+        why = life.verdict or Exit("killed")
+        self._end(life, Exit(why.kind, TimeoutError(f"{why}: it ignored its cancellation and was abandoned")))
 
     async def _live(self, life: Incarnation) -> None:
         """Run one incarnation. No exception of it leaves this task, but for a cancellation from outside."""
@@ -150,20 +178,19 @@ class Node(ABC):
                 await self._run(life)
         except BaseException as error:
             if is_cancellation(error):
-                self._end(life, Exit("killed"))
+                self._end(life, life.verdict or Exit("killed"))
                 raise
-            self._end(life, Exit.of(error))
+            self._end(life, life.verdict or Exit.of(error))
         else:
-            if life.scope.cancelled_caught:
-                self._end(life, Exit("killed"))
-            else:
-                self._end(life, Exit("shutdown" if life.is_stop_requested else "normal"))
+            kind = "killed" if life.scope.cancelled_caught else "shutdown" if life.is_stop_requested else "normal"
+            self._end(life, life.verdict or Exit(kind))
         finally:
             if life.is_abandoned:
+                life.is_abandoned = False
                 self.system.abandoned -= 1
 
     def _ready(self, life: Incarnation) -> None:
-        if not life.is_over:
+        if not life.is_over and not life.scope.cancel_called:
             life.ready_at = self.system.now()
             self.state = "running"
             life.settled.set()
@@ -173,6 +200,7 @@ class Node(ABC):
         if life.is_over:
             return
         life.exit = exit_
+        life.ended_at = self.system.now()
         self.state = "crashed" if exit_.kind == "crashed" else "ignored" if exit_.kind == "ignored" else "stopped"
         if exit_.failure is not None:
             self.last_error = describe(exit_.failure)
@@ -185,6 +213,10 @@ class Node(ABC):
     @abstractmethod
     async def _run(self, life: Incarnation) -> None:
         """Live one life: start, call `_ready`, and go on until asked to stop."""
+
+    def _can_be_asked(self, life: Incarnation) -> bool:
+        """Whether there is somebody yet who would hear that it shall stop."""
+        return life.ready_at is not None
 
     @abstractmethod
     def _request_stop(self, life: Incarnation) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -12,11 +13,11 @@ import trio
 
 from .actor import Actor
 from .envelope import Envelope
-from .errors import PocketPawError
+from .errors import BadRequest, PocketPawError
 from .frames import FrameReader, name_of, pack
 from .message import Message
 from .node import Incarnation, Kind
-from .reply import Reply, StreamReply, died
+from .reply import StreamReply
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 CANCEL_GRACE_S = 5.0
 """How long a child may take to notice that nobody wants its answer any more; then it is killed."""
 
+STOP_GRACE_S = 0.8
+"""How long a child may take to end by itself once its stdin is closed; less than an incarnation's grace."""
+
 STDERR_KEPT_BYTES = 4096
+
+
+COMMAND = "from pocketpaw.runtime.worker import main; main()"
+"""Not `-m`: the worker's module imports `Worker` from its package, so that module must not be `__main__`."""
 
 
 class WorkerDied(Exception):
@@ -34,8 +42,9 @@ class WorkerDied(Exception):
 class ProcessActor(Actor):
     """A trio actor in front of a child process that runs a `Worker` (`worker.py`).
 
-    The child is the leader of its own process group, which is killed on every way out; if the daemon itself is killed, the
-    child's stdin closes and it ends by itself. Messages are handed over as the bytes they came as, one after another.
+    The child is the leader of its own process group, which is killed on every way out; if the daemon itself is killed,
+    the child's stdin closes and it ends by itself. Messages are handed over as the bytes they came as, one by one.
+    An asker that leaves, or whose deadline passes, has the child leave off; a child that does not is killed.
     """
 
     kind: ClassVar[Kind] = "process"
@@ -45,6 +54,11 @@ class ProcessActor(Actor):
     takes: ClassVar[tuple[type[Message[Any]], ...]]
     """The messages that the worker handles."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.concurrency != 1:
+            raise TypeError(f"{cls.__name__}: a child process handles one message at a time")
+
     def __init__(self) -> None:
         super().__init__()
         self._process: trio.Process | None = None
@@ -52,9 +66,11 @@ class ProcessActor(Actor):
         self._is_ending = False
         self._is_killed = False
         self._ready = trio.Event()
+        self._ended = trio.Event()
         self._calls = 0
         self._call: tuple[int, Envelope, trio.Event] | None = None
         self._stderr = b""
+        self._stderr_ended = trio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -70,9 +86,8 @@ class ProcessActor(Actor):
         return {name: os.environ[name] for name in kept if name in os.environ}
 
     async def on_start(self) -> None:
-        command = [sys.executable, "-m", "pocketpaw.runtime.worker", self.worker, *self.arguments()]
         self._process = await trio.lowlevel.open_process(
-            command,
+            [sys.executable, "-P", "-c", COMMAND, self.worker, *self.arguments()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,59 +101,61 @@ class ProcessActor(Actor):
     async def on_stop(self) -> None:
         """Close the child's stdin, which asks it to end; `run_in` kills whatever is left."""
         self._is_ending = True
-        if self._process is not None and self._process.stdin is not None:
-            with trio.move_on_after(1.0):
-                await self._process.stdin.aclose()
-                await self._process.wait()
-            self._is_killed = self._process.returncode is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with trio.move_on_after(STOP_GRACE_S):
+            await self._process.stdin.aclose()
+            await self._ended.wait()
 
     async def run_in(self, cell: Cell, life: Incarnation) -> None:
         """Live one incarnation in `cell`. On no way out is a process of the group left, nor a zombie."""
         try:
             await super().run_in(cell, life)
         finally:
-            self._kill()
             if self._process is not None:
-                with trio.move_on_after(1.0, shield=True):
+                self._kill(self._process)
+                with trio.move_on_after(STOP_GRACE_S, shield=True):
                     await self._process.wait()
-                for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                    if pipe is not None:
+                with trio.CancelScope(shield=True):
+                    for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                        assert pipe is not None
                         await trio.aclose_forcefully(pipe)
 
     async def _handle(self, envelope: Envelope) -> None:
         """Hand the message to the child and wait until it has answered."""
-        cell, reply = self._cell, envelope.reply
         if envelope.message_type not in self.takes:
             await super()._handle(envelope)
             return
-        if reply is None or reply.is_settled:
+        cell, reply = self._cell, envelope.reply
+        if reply is not None and reply.is_settled:
             cell.dead_letter(envelope, "expired")
             return
+        name = envelope.message_type.__name__
         started = cell.begin(envelope)
         self._calls += 1
         answered = trio.Event()
         self._call = (self._calls, envelope, answered)
         try:
+            if envelope.message_type.__stream__ != isinstance(reply, StreamReply):
+                raise BadRequest(f"{name} is answered by a stream: use stream()")
             await self._send(pack("call", self._calls, name_of(envelope.message_type), envelope.payload))
-            await self._answered(reply, answered)
-        except BaseException:
-            reply.fail(died(cell.path, f"(process {self.pid}) ended"))
-            raise
-        finally:
-            self._call = None
-            cell.finish(envelope, envelope.message_type.__name__, started)
+            with trio.CancelScope(deadline=envelope.deadline) as asker:
+                if isinstance(reply, StreamReply):
+                    reply.producer_scope = asker
+                if reply is None or not reply.is_settled:
+                    await answered.wait()
+            if not answered.is_set():
+                await self._leave_off(answered)
+        except BaseException as error:
+            if not cell.is_survived(envelope, error):
+                raise
+        self._call = None
+        cell.finish(envelope, name, started)
 
-    async def _answered(self, reply: Reply | StreamReply, answered: trio.Event) -> None:
-        """Wait for the end of the answer; if the asker leaves, have the child leave off too."""
-        if isinstance(reply, StreamReply):
-            with trio.CancelScope() as reply.producer_scope:
-                await answered.wait()
-                return
-        else:
-            await answered.wait()
-            return
-        await self._send(pack("cancel", self._calls))
+    async def _leave_off(self, answered: trio.Event) -> None:
+        """Nobody wants the answer in hand any more: have the child stop working on it."""
         with trio.move_on_after(CANCEL_GRACE_S):
+            await self._send(pack("cancel", self._calls))
             await answered.wait()
             return
         raise WorkerDied(f"process {self.pid} did not leave off within {CANCEL_GRACE_S:g} s")
@@ -158,28 +175,34 @@ class ProcessActor(Actor):
             for word, *rest in self._frames.feed(data):
                 if word == "ready":
                     self._ready.set()
+                elif word == "refuse":
+                    raise PocketPawError.from_wire(*rest)
                 elif self._call is not None and rest and rest[0] == self._call[0]:
                     _, envelope, answered = self._call
                     await self._take_answer(word, rest[1:], envelope, answered)
-        self._kill()
+        self._kill(process)
         await process.wait()
+        self._ended.set()
         if not self._is_ending:
+            with trio.move_on_after(STOP_GRACE_S):
+                await self._stderr_ended.wait()
             raise WorkerDied(self._obituary(process))
 
     async def _take_answer(self, word: str, rest: list[Any], envelope: Envelope, answered: trio.Event) -> None:
         reply = envelope.reply
-        assert reply is not None
         if word == "item" and isinstance(reply, StreamReply):
+            self._cell.touch(envelope, math.inf)  # while its consumer has it, the time is not the child's
             await reply.put(rest[0])
+            self._cell.touch(envelope, self.system.now())
         elif word == "end":
             if isinstance(reply, StreamReply):
                 reply.end()
-            else:
+            elif reply is not None:
                 reply.set(rest[0])
             answered.set()
         elif word == "error":
             code, detail, data = rest
-            reply.fail(PocketPawError.from_wire(code, detail, data))
+            self._cell.fail(envelope, PocketPawError.from_wire(code, detail, data))
             answered.set()
         elif word == "crash":
             raise WorkerDied(f"process {self.pid}: {rest[0]}")
@@ -189,6 +212,7 @@ class ProcessActor(Actor):
         assert process.stderr is not None
         async for data in process.stderr:
             self._stderr = (self._stderr + data)[-STDERR_KEPT_BYTES:]
+        self._stderr_ended.set()
 
     def _obituary(self, process: trio.Process) -> str:
         status = process.returncode
@@ -197,11 +221,11 @@ class ProcessActor(Actor):
         last = self._stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return f"process {process.pid} {how}{f': {last}' if last else ''}"
 
-    def _kill(self) -> None:
-        """Kill the whole process group, once; the leader is not reaped before, so that the number is still its own."""
-        if self._process is not None and not self._is_killed:
+    def _kill(self, process: trio.Process) -> None:
+        """Kill the whole process group, once, before its leader is reaped: until then the number is still its own."""
+        if not self._is_killed:
             self._is_killed = True
             try:
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass  # nothing of the group is left

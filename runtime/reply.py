@@ -1,7 +1,7 @@
 """Where answers arrive: one value, or a bounded stream.
 
-Both live in the loop's thread and are awaited by one task. They are built on trio's lowest layer because a pair of memory
-channels per ask costs twice the whole round trip.
+Both live in the loop's thread and are awaited by one task. They are built on trio's lowest layer because a pair of
+memory channels per ask costs twice the whole round trip.
 """
 
 from __future__ import annotations
@@ -102,13 +102,21 @@ class StreamReply:
             self._error = error
             self.end()
 
-    async def take(self) -> bytes | None:
-        """The next item, or None at the end; raises the error with which the producer failed."""
-        if not self._items and not self.is_settled:
+    @property
+    def is_ready(self) -> bool:
+        """Whether `take` would not wait."""
+        return bool(self._items) or self.is_settled
+
+    async def wait(self) -> None:
+        """Wait until the next item, the end or a failure has come."""
+        if not self.is_ready:
             self._consumer = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._forget_consumer)
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def take(self) -> bytes | None:
+        """The next item, or None at the end; raises the error with which the producer failed."""
+        await self.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._items:
             payload = self._items.popleft()
             self._wake_producer()
@@ -159,11 +167,17 @@ class ReplyStream(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
+        if not self._reply.is_ready:
+            await self._wait()
+        payload = await self._reply.take()
+        if payload is None:
+            raise StopAsyncIteration
+        return self._decode(payload)
+
+    async def _wait(self) -> None:
         with trio.move_on_after(self._idle_timeout_s):
-            payload = await self._reply.take()
-            if payload is None:
-                raise StopAsyncIteration
-            return self._decode(payload)
+            await self._reply.wait()
+            return
         raise timed_out(self._what, self._idle_timeout_s)
 
 

@@ -7,140 +7,47 @@ type, limits kept per child) is said in `child.py`.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from .cell import Cell
-from .child import AnyActor, Backoff, Child, OnLimit, Restart, Shutdown
-from .errors import Conflict, NeedsOperator, NotFound
+from .errors import Conflict, NeedsOperator, NotFound, PocketPawError, TransientFailure, Unavailable
 from .exits import AutoShutdown, Exit, LimitReached, SupervisorShutdown
 from .node import Incarnation, Node, Owner
+from .record import Record
+from .spec import ChildSpec, DynamicSupervisor, Supervisor
 
 if TYPE_CHECKING:
     from .system import ActorSystem
 
-Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
-AutoShutdownRule = Literal["never", "any_significant", "all_significant"]
+T = TypeVar("T")
 
-
-class Supervisor:
-    """A supervisor's place in the tree, as data. Children start in order and stop in reverse.
-
-    Raises:
-        ValueError: two children have the same id, or a child is significant where nothing could come of it.
-    """
-
-    def __init__(
-        self,
-        id: str,  # noqa: A002 OTP's name
-        children: Sequence[Child | Supervisor] = (),
-        *,
-        strategy: Strategy = "one_for_one",
-        restart: Restart = "permanent",
-        auto_shutdown: AutoShutdownRule = "never",
-        max_restarts: int = 3,
-        max_seconds: float = 5.0,
-        significant: bool = False,
-        on_limit: OnLimit = "escalate",
-        probe_s: float = 300.0,
-        shutdown_s: Shutdown = math.inf,
-        wait: bool = True,
-    ) -> None:
-        self.id = id
-        self.children = tuple(children)
-        self.strategy: Strategy = strategy
-        self.restart: Restart = restart
-        self.auto_shutdown: AutoShutdownRule = auto_shutdown
-        self.max_restarts = max_restarts
-        self.max_seconds = max_seconds
-        self.significant = significant
-        self.on_limit: OnLimit = on_limit
-        self.probe_s = probe_s
-        self.shutdown_s: Shutdown = shutdown_s
-        self.wait = wait
-        self.lazy = False
-        self.backoff = Backoff()
-        self.passivate_after_s: float | None = None
-        ids = [child.id for child in self.children]
-        if len(set(ids)) < len(ids):
-            raise ValueError(f"supervisor {id!r} has two children with the same id: {ids}")
-        for child in self.children:
-            check_child(self, child)
-
-    def node(self, path: str, owner: Owner, system: ActorSystem) -> SupervisorNode:
-        return SupervisorNode(path, self, owner, system)
-
-
-class DynamicSupervisor(Supervisor):
-    """Makes children at run time, one_for_one.
-
-    With `factory`, a message to an address below it makes the child that takes it: `factory(name)`. Other children are
-    added with `SupervisorNode.start_child`.
-    """
-
-    def __init__(
-        self,
-        id: str,  # noqa: A002 OTP's name
-        factory: Callable[[str], AnyActor] | None = None,
-        *,
-        max_children: int = 100_000,
-        **child_options: Any,
-    ) -> None:
-        super().__init__(id)
-        self.factory = factory
-        self.max_children = max_children
-        self.child_options: dict[str, Any] = {"restart": "transient", "on_limit": "park", **child_options}
-
-    def child(self, name: str) -> Child:
-        """The spec of the child called `name`."""
-        assert self.factory is not None
-        return Child(self.factory, name, id=name, **self.child_options)
-
-
-ChildSpec = Child | Supervisor
-
-
-def check_child(supervisor: Supervisor, child: ChildSpec) -> None:
-    if child.significant and supervisor.auto_shutdown == "never":
-        raise ValueError(
-            f"child {child.id!r} is significant, but supervisor {supervisor.id!r} has auto_shutdown='never'"
-        )
-
-
-class _Record:
-    """What a supervisor remembers of one child. Kept per child: one bad leaf does not use up its siblings' restarts."""
-
-    __slots__ = ("awaited", "failures", "is_parked", "node", "restarts_at", "spec", "timer")
-
-    def __init__(self, spec: ChildSpec, node: Node) -> None:
-        self.spec = spec
-        self.node = node
-        self.restarts_at: deque[float] = deque()  # within the last max_seconds
-        self.failures = 0  # in a row, without proven health between them
-        self.is_parked = False  # until it has proven health again
-        self.timer: trio.CancelScope | None = None  # a pending restart or probe
-        self.awaited: Incarnation | None = None  # somebody waits for this start, and deals with its failure
+Cause = Incarnation | trio.CancelScope
+"""Why a child is looked at: an incarnation has ended, or the timer of a pending restart or probe has run out."""
 
 
 class SupervisorNode(Node, Owner):
     """A supervisor at work.
 
-    Its children's nodes stay when it is itself restarted, and with them their mailboxes. All decisions are made one
-    after the other, in `_decide`'s task, from a queue of exits and timers; a dynamic supervisor's children are
-    independent, so there nothing ever waits for one of them.
+    Its children's nodes stay when it is itself restarted, and with them their mailboxes. What follows a child's end is
+    decided one after the other, in `_decide`'s task, from a queue of exits and timers. With the strategy `one_for_one`
+    nothing ever waits there for a child, and an operator's request for one child does not wait for that of another.
     """
 
     kind = "supervisor"
+    kill_grace_s = math.inf  # it never ignores its cancellation: it waits for its children, and theirs is bounded
 
     def __init__(self, path: str, spec: Supervisor, owner: Owner, system: ActorSystem) -> None:
         super().__init__(path, owner, system)
         self.spec = spec
-        self.records: dict[str, _Record] = {}
-        self._nursery: trio.Nursery | None = None
-        self._busy = trio.CancelScope()
+        self.records: dict[str, Record] = {}
+        self._nursery: trio.Nursery | None = None  # while it decides: from its launch until its children are stopped
+        self._busy = trio.CancelScope()  # around its starting and deciding; cancelled when it is asked to stop
+        self._turn = trio.Lock()
+        self._is_sweeping = False
         system.nodes[path] = self
         for child in spec.children:
             self._add(child)
@@ -151,45 +58,29 @@ class SupervisorNode(Node, Owner):
         """Add a child and start it; returns when it is ready.
 
         Raises:
+            ValueError: it cannot be a child of this supervisor.
             Conflict: there is one with that id.
-            Exception: what its `on_start` raised; the child is then not kept.
+            PocketPawError: what its `on_start` raised, or `Unavailable`; the child is then not kept.
         """
-        check_child(self.spec, spec)
-        if spec.id in self.records:
-            raise Conflict(f"{self.path or 'root'} has a child {spec.id!r} already")
-        record = self._add(spec)
-        life = self._launch(record)
-        await self._started(record, life)
-        if life.exit is not None and life.ready_at is None and life.exit.kind != "ignored":
-            self._remove(record, "could not start")
-            raise life.exit.failure or Conflict(f"{record.node.path} was stopped while it started")
-        return record.node
+        self.spec.check_child(spec)
+        return await self._carry_out(self._start_child, spec)
 
     async def terminate_child(self, id_: str) -> None:
-        """Stop a child; its spec is kept unless it is temporary."""
-        record = self._record(id_)
-        self._disarm(record)
-        await record.node.stop(record.spec.shutdown_s)
-        record.node.state = "stopped"
-        if record.spec.restart == "temporary" or isinstance(self.spec, DynamicSupervisor):
-            self._remove(record, "was stopped")
+        """Stop a child and refuse its messages; its spec is kept unless it is temporary or dynamic."""
+        await self._carry_out(self._terminate_child, id_)
 
     async def restart_child(self, id_: str) -> Node:
-        """Start a child that is not running; an operator's restart of a running one stops it first."""
-        record = self._record(id_)
-        self._disarm(record)
-        await record.node.stop(record.spec.shutdown_s)
-        record.failures = 0
-        record.is_parked = False
-        record.restarts_at.clear()
-        life = self._count_and_launch(record)
-        await life.settled.wait()
-        return record.node
+        """Start a child that is not running; an operator's restart of a running one stops it first.
+
+        Raises:
+            PocketPawError: what its `on_start` raised, or `Unavailable`; what follows is decided as after any failure.
+        """
+        return await self._carry_out(self._restart_child, id_)
 
     def delete_child(self, id_: str) -> None:
         """Forget the spec of a child that is not running."""
         record = self._record(id_)
-        if record.node.is_alive or record.timer is not None:
+        if record.node.is_alive or record.timer is not None or record.turn.locked():
             raise Conflict(f"{record.node.path} is {record.node.state}: terminate it first")
         self._remove(record, "was deleted")
 
@@ -209,96 +100,216 @@ class SupervisorNode(Node, Owner):
     def get_childspec(self, id_: str) -> ChildSpec:
         return self._record(id_).spec
 
+    async def _start_child(self, spec: ChildSpec) -> Node:
+        if spec.id in self.records:
+            raise Conflict(f"{self.path or 'root'} has a child {spec.id!r} already")
+        self._add(spec)
+        async with self._turn_of(spec.id) as record:
+            life = self._launch(record)
+            if not await self._started(record, life):
+                self._remove(record, "could not start")
+                raise _start_failure(record.node, life)
+            return record.node
+
+    async def _terminate_child(self, id_: str) -> None:
+        async with self._turn_of(id_) as record:
+            record.disarm()
+            await record.node.stop(record.spec.shutdown_s)
+            record.node.state = "stopped"
+            self._vacate(record, "was stopped")
+            if self.spec.strategy != "one_for_one":
+                for other in self.records.values():
+                    if other.waits_for_sibling():  # whose restart is now forgotten
+                        other.node.lay_down(f"went down with {id_}")
+
+    async def _restart_child(self, id_: str) -> Node:
+        async with self._turn_of(id_) as record:
+            record.disarm()
+            await record.node.stop(record.spec.shutdown_s)
+            record.forgive()
+            record.restarts_at.clear()
+            life = self._count_and_launch(record)
+            await life.settled.wait()
+            if life.ready_at is None and life.exit is not None and life.exit.kind != "ignored":
+                raise _start_failure(record.node, life)
+            return record.node
+
+    async def _carry_out(self, request: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Do what an operator asks as a task of this supervisor: it is done even if whoever asked goes away."""
+        results: list[T | Exception] = []
+        done = trio.Event()
+
+        async def carry_out() -> None:
+            try:
+                results.append(await request(*args))
+            except Exception as error:  # noqa: BLE001 it is raised to whoever asked
+                results.append(error)
+            finally:
+                done.set()
+
+        if self.life is not None:
+            await self.life.settled.wait()
+        if self._nursery is None:
+            raise Unavailable(f"{self.path or 'root'} is not running")
+        self._nursery.start_soon(carry_out, name=f"{self.path}: {request.__name__}")
+        await done.wait()
+        if not results:
+            raise Unavailable(f"{self.path or 'root'} was stopped meanwhile")
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return results[0]
+
+    @asynccontextmanager
+    async def _turn_of(self, id_: str) -> AsyncGenerator[Record]:
+        record = self._record(id_)
+        async with record.turn:
+            if self.records.get(id_) is not record:
+                raise NotFound(f"{record.node.path} has gone meanwhile")
+            yield record
+
     # Children on demand -----------------------------------------------------------------------------------------------
 
     def on_demand(self, name: str) -> Node | None:
-        """Make the cell of a dynamic child; its first message will start it. None if this supervisor makes none."""
+        """Make the cell of a dynamic child; its first message will start it. None if this supervisor makes none.
+
+        Raises:
+            Unavailable: it is not running, or has as many children as it may have.
+        """
         spec = self.spec
-        if not isinstance(spec, DynamicSupervisor) or spec.factory is None or len(self.records) >= spec.max_children:
+        if not isinstance(spec, DynamicSupervisor) or spec.factory is None or not name:
             return None
+        if self.down is not None:
+            raise Unavailable(f"{self.path} {self.down}", actor=self.path)
+        if len(self.records) >= spec.max_children:
+            raise Unavailable(f"{self.path} has {spec.max_children} children, as many as it may have", actor=self.path)
         return self._add(spec.child(name)).node
 
     def activate(self, child: Node) -> None:
-        if self._nursery is not None and not child.is_alive:
-            self._launch(self.records[child.name])
+        record = self.records.get(child.name)
+        if record is not None and record.is_on_demand and self._nursery is not None:
+            self._launch(record)
 
     # Bookkeeping ------------------------------------------------------------------------------------------------------
 
-    def _add(self, spec: ChildSpec) -> _Record:
+    def _add(self, spec: ChildSpec) -> Record:
         path = f"{self.path}/{spec.id}" if self.path else spec.id
         if isinstance(spec, Supervisor):
-            node: Node = spec.node(path, self, self.system)
+            node: Node = SupervisorNode(path, spec, self, self.system)
         else:
             node = Cell(path, spec, self, self.system)
             self.system.nodes[path] = node
-        record = self.records[spec.id] = _Record(spec, node)
+        is_made_on_demand = isinstance(self.spec, DynamicSupervisor) and self.spec.factory is not None
+        is_on_demand = is_made_on_demand or spec.lazy or spec.passivate_after_s is not None
+        turn = trio.Lock() if self.spec.strategy == "one_for_one" else self._turn
+        record = self.records[spec.id] = Record(spec, node, turn, is_on_demand=is_on_demand)
         return record
 
-    def _remove(self, record: _Record, why: str) -> None:
+    def _remove(self, record: Record, why: str) -> None:
         del self.records[record.spec.id]
+        record.node.lay_down(why)
         self.system.forget(record.node, why)
 
-    def _record(self, id_: str) -> _Record:
+    def _record(self, id_: str) -> Record:
         if id_ not in self.records:
             raise NotFound(f"{self.path or 'root'} has no child {id_!r}")
         return self.records[id_]
 
-    def _launch(self, record: _Record) -> Incarnation:
+    def _vacate(self, record: Record, why: str) -> None:
+        """Nobody lives there any more, and nobody will by itself."""
+        if record.spec.restart == "temporary" or isinstance(self.spec, DynamicSupervisor):
+            self._remove(record, why)
+        else:
+            record.node.lay_down(why)
+
+    def _rest(self, record: Record, why: str) -> None:
+        """Nobody lives there until a message comes; one that has come meanwhile is not kept waiting."""
+        if _has_mail(record.node):
+            self._launch(record)
+        elif isinstance(self.spec, DynamicSupervisor):
+            self._remove(record, why)
+        else:
+            record.node.state = "idle"
+
+    def _launch(self, record: Record) -> Incarnation:
         assert self._nursery is not None, f"{self.path} is not running"
+        life = record.node.life
+        if life is not None and not life.is_over:
+            return life  # a message has started it meanwhile
+        if record.spec.passivate_after_s is not None and not self._is_sweeping:
+            self._is_sweeping = True
+            self._nursery.start_soon(self._sweep, name=f"{self.path}: passivation")
         return record.node.launch(self._nursery)
 
-    def _disarm(self, record: _Record) -> None:
-        if record.timer is not None:
-            record.timer.cancel()
-            record.timer = None
+    def _count_and_launch(self, record: Record) -> Incarnation:
+        record.node.restarts += 1
+        self.system.report("restarting", record.node)
+        return self._launch(record)
 
     # Its own life -----------------------------------------------------------------------------------------------------
 
     async def _run(self, life: Incarnation) -> None:
-        self._events, events = trio.open_memory_channel[tuple[_Record, Incarnation | None]](math.inf)
-        exit_ = Exit("shutdown")
+        self._events, events = trio.open_memory_channel[tuple[Record, Cause]](math.inf)
+        self._is_sweeping = False
+        exit_ = Exit("killed")
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                with trio.CancelScope() as self._busy:
+                with self._busy:
                     await self._start_all()
                     life.healthy_since = self.system.now()
                     self._ready(life)
-                    nursery.start_soon(self._sweep, name=f"{self.path}: passivation")
                     await self._decide(events)
+                exit_ = Exit("shutdown")
             except SupervisorShutdown as reason:
                 exit_ = Exit("shutdown", reason)
             except Exception as reason:  # noqa: BLE001 whatever it is, its children stop first and its owner is told
                 exit_ = Exit.of(reason)
             finally:
                 self._nursery = None
-                with trio.CancelScope(shield=True):
-                    await self._stop_all(brutally=life.scope.cancel_called)
-            # Its owner is told before the nursery is left: a child that ignores its cancellation would hold it open.
-            self._end(life, exit_)
-            nursery.cancel_scope.cancel()
+                try:
+                    await self._stop_all()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self._kill_all()
+                    # Its owner is told before the nursery is left: a child that was abandoned holds that open.
+                    self._end(life, life.verdict or exit_)
+                    nursery.cancel_scope.cancel()
+
+    def launch(self, nursery: trio.Nursery) -> Incarnation:
+        self._busy = trio.CancelScope()
+        return super().launch(nursery)
+
+    def _can_be_asked(self, life: Incarnation) -> bool:
+        return True  # also while it starts, so that the children that it has started can end in good order
 
     def _request_stop(self, life: Incarnation) -> None:
         self._busy.cancel()
 
+    def lay_down(self, why: str) -> None:
+        super().lay_down(why)
+        for record in self.records.values():
+            record.node.lay_down(why)
+
+    def stand_by(self) -> None:
+        super().stand_by()
+        for record in self.records.values():
+            record.node.stand_by()
+
     async def _start_all(self) -> None:
         for record in self._records_of_a_new_life():
             spec, node = record.spec, record.node
-            record.restarts_at.clear()
-            if isinstance(node, Cell) and spec.lazy and not len(node.mailbox):
+            if spec.lazy and not node.is_alive and not _has_mail(node):
                 node.state = "idle"
                 continue
             life = self._launch(record)
-            if not spec.wait:
-                continue
-            await self._started(record, life)
-            if life.ready_at is None and life.exit is not None and life.exit.kind != "ignored":
-                if spec.on_limit == "escalate":
-                    raise life.exit.failure or LimitReached(f"{node.path} ended while it started")
-                self._events.send_nowait((record, life))
-                record.awaited = None
+            if spec.wait and not await self._started(record, life):
+                assert life.exit is not None
+                failure = life.exit.failure
+                if spec.on_limit == "escalate" and not isinstance(failure, TransientFailure | NeedsOperator):
+                    raise failure or LimitReached(f"{node.path} ended while it started")
+                record.awaited = None  # so its exit, which is in the queue, is decided on like any other
 
-    def _records_of_a_new_life(self) -> list[_Record]:
+    def _records_of_a_new_life(self) -> list[Record]:
         """What to start: the children that the spec names, and a dynamic supervisor's that still have messages.
 
         Nodes, and so mailboxes, are those of the former life where there was one.
@@ -312,27 +323,40 @@ class SupervisorNode(Node, Owner):
                 self.records[spec.id] = record
         for id_, record in former.items():
             self.records[id_] = record
-            waits = isinstance(record.node, Cell) and len(record.node.mailbox)
-            if not (isinstance(self.spec, DynamicSupervisor) and waits):
+            if not (isinstance(self.spec, DynamicSupervisor) and _has_mail(record.node)):
                 self._remove(record, "was not taken over by the supervisor's next incarnation")
+        for record in self.records.values():
+            record.restarts_at.clear()
         return list(self.records.values())
 
-    async def _started(self, record: _Record, life: Incarnation) -> None:
-        """Wait until a child is ready or has failed; its failure is then the caller's to deal with."""
+    async def _started(self, record: Record, life: Incarnation) -> bool:
+        """Wait for the outcome of a start; False if it has failed, which is then the caller's to deal with."""
         record.awaited = life
         await life.settled.wait()
+        if life.ready_at is None and life.exit is not None and life.exit.kind == "ignored":
+            self._vacate(record, "has nothing to do")
+            return True
+        return life.ready_at is not None
 
-    async def _stop_all(self, *, brutally: bool) -> None:
+    async def _stop_all(self) -> None:
+        """Stop the children in reverse order, a dynamic supervisor's all at once."""
         records = list(self.records.values())
         for record in records:
-            self._disarm(record)
+            record.disarm()
         if isinstance(self.spec, DynamicSupervisor):
             async with trio.open_nursery() as nursery:
                 for record in records:
-                    nursery.start_soon(record.node.stop, "brutal_kill" if brutally else record.spec.shutdown_s)
+                    nursery.start_soon(record.node.stop, record.spec.shutdown_s)
         else:
             for record in reversed(records):
-                await record.node.stop("brutal_kill" if brutally else record.spec.shutdown_s)
+                await record.node.stop(record.spec.shutdown_s)
+
+    async def _kill_all(self) -> None:
+        """Stop what is left; all at once, so that it takes no longer than for one."""
+        left = [record.node for record in self.records.values() if record.node.is_alive]
+        async with trio.open_nursery() as nursery:
+            for node in left:
+                nursery.start_soon(node.stop, "brutal_kill")
 
     # Decisions --------------------------------------------------------------------------------------------------------
 
@@ -341,145 +365,145 @@ class SupervisorNode(Node, Owner):
         if record is not None and record.node is child and not life.is_stop_requested and self._nursery is not None:
             self._events.send_nowait((record, life))
 
-    async def _decide(self, events: trio.MemoryReceiveChannel[tuple[_Record, Incarnation | None]]) -> None:
-        async for record, life in events:
-            if self.records.get(record.spec.id) is not record:
-                continue  # it was removed meanwhile
-            if life is None:
-                record.timer = None
-                if not record.node.is_alive:
-                    await self._restart(record)
-            elif life is record.node.life and not (life is record.awaited and life.ready_at is None):
-                await self._exited(record, life)
+    async def _decide(self, events: trio.MemoryReceiveChannel[tuple[Record, Cause]]) -> None:
+        async for record, cause in events:
+            if isinstance(cause, trio.CancelScope):
+                await self._restart(record, cause)
+            elif cause is record.node.life and not record.leaves_to_starter(cause):
+                self._exited(record, cause)
 
-    async def _exited(self, record: _Record, life: Incarnation) -> None:
+    def _exited(self, record: Record, life: Incarnation) -> None:
         spec, exit_ = record.spec, life.exit
         assert exit_ is not None
         if exit_.kind == "ignored":
-            if spec.restart == "temporary":
-                self._remove(record, "had nothing to do")
-            return
-        if spec.restart == "permanent" or (spec.restart == "transient" and exit_.is_abnormal):
-            await self._restart_after(record, life, exit_)
-            return
-        if spec.restart == "temporary" or isinstance(self.spec, DynamicSupervisor):
-            self._remove(record, "has ended")
-        if spec.significant:
-            self._consider_auto_shutdown(spec)
+            self._vacate(record, "has nothing to do")
+        elif spec.restart == "permanent" or (spec.restart == "transient" and exit_.is_abnormal):
+            self._restart_after(record, life, exit_)
+        else:
+            if record.is_on_demand and spec.restart == "transient":
+                self._rest(record, "has ended")
+            else:
+                self._vacate(record, "has ended")
+            if spec.significant:
+                self._consider_auto_shutdown(spec)
 
     def _consider_auto_shutdown(self, ended: ChildSpec) -> None:
-        left = [record for record in self.records.values() if record.spec.significant and record.node.is_alive]
-        if self.spec.auto_shutdown == "any_significant" or not left:
+        others = [record for record in self.records.values() if record.spec.significant and record.spec is not ended]
+        is_last = all(record.node.down is not None and not record.is_parked for record in others)
+        if self.spec.auto_shutdown == "any_significant" or is_last:
             raise AutoShutdown(f"its significant child {ended.id} has ended")
 
-    async def _restart_after(self, record: _Record, life: Incarnation, exit_: Exit) -> None:
+    def _restart_after(self, record: Record, life: Incarnation, exit_: Exit) -> None:
         """Restart a child that has failed: now, later, or not before an operator or a probe says so."""
         spec, node = record.spec, record.node
-        if self._has_proven_health(record, life):
-            record.failures = 0
-            record.is_parked = False
-        record.failures += 1
+        record.count_failure(life)
         if record.is_parked or isinstance(exit_.failure, NeedsOperator):
-            self._park(record)
-        elif self._is_over_limit(record):
-            if spec.on_limit == "park":
-                self._park(record)
-            else:
+            self._park(record, exit_)
+        elif record.is_over_limit(self.system.now()):
+            if spec.on_limit == "escalate" and not isinstance(exit_.failure, TransientFailure):
                 self.system.report("escalated", node, exit_)
                 limit = f"more than {spec.max_restarts} restarts in {spec.max_seconds:g} s"
                 raise LimitReached(f"{node.path}: {limit}; the last failure: {exit_}")
+            self._park(record, exit_)
         else:
-            delay_s = spec.backoff.delay_s(record.failures)
+            delay_s = record.delay_s(exit_)
             if delay_s > 0:
                 node.state = "backoff"
                 self.system.report("backoff", node, exit_, f"restart in {delay_s:.1f} s")
-                self._arm(record, delay_s)
-            else:
-                await self._restart(record)
+            self._arm(record, delay_s)
 
-    def _has_proven_health(self, record: _Record, life: Incarnation) -> bool:
-        since = life.healthy_since
-        return since is not None and self.system.now() - since >= record.spec.backoff.reset_after_s
-
-    def _is_over_limit(self, record: _Record) -> bool:
-        """Count a restart; whether there have been more than `max_restarts` within `max_seconds`."""
-        now, times = self.system.now(), record.restarts_at
-        times.append(now)
-        while now - times[0] > record.spec.max_seconds:
-            times.popleft()
-        return len(times) > record.spec.max_restarts
-
-    async def _restart(self, record: _Record) -> None:
-        if self.spec.strategy == "one_for_one":
-            self._count_and_launch(record)
+    async def _restart(self, record: Record, timer: trio.CancelScope) -> None:
+        """Start a failed child anew, and with it the siblings that the strategy names; a probe concerns nobody else."""
+        if self.spec.strategy == "one_for_one" or record.is_parked:
+            if record.timer is timer:
+                record.timer = None
+                self._count_and_launch(record)
             return
-        together = list(self.records.values())
-        if self.spec.strategy == "rest_for_one":
-            together = together[together.index(record) :]
-        for other in reversed(together):
-            self._disarm(other)
-            await other.node.stop(other.spec.shutdown_s)
-            if other is not record and other.spec.restart == "temporary":
-                self._remove(other, "went down with a sibling")
-                together.remove(other)
-        for other in together:
-            if other.is_parked and other is not record:
-                continue
-            life = self._count_and_launch(other)
-            await self._started(other, life)
-            if life.ready_at is None and life.exit is not None and life.exit.kind != "ignored":
-                await self._restart_after(other, life, life.exit)
-                return
+        async with self._turn:
+            if record.timer is timer:  # an operator may have been quicker
+                together = list(self.records.values())
+                if self.spec.strategy == "rest_for_one":
+                    together = together[together.index(record) :]
+                await self._restart_together([other for other in together if other.node.state != "parked"])
 
-    def _count_and_launch(self, record: _Record) -> Incarnation:
-        record.node.restarts += 1
-        self.system.report("restarting", record.node)
-        return self._launch(record)
+    async def _restart_together(self, group: list[Record]) -> None:
+        for record in reversed(group):
+            record.disarm()
+            await record.node.stop(record.spec.shutdown_s)
+            if record.spec.restart == "temporary":
+                self._remove(record, "went down with a sibling")
+        for record in group:
+            if record.spec.restart != "temporary" and record.node.state != "idle":
+                life = self._count_and_launch(record)
+                if not await self._started(record, life):
+                    assert life.exit is not None
+                    self._restart_after(record, life, life.exit)
+                    if not record.is_parked:
+                        return
 
-    def _park(self, record: _Record) -> None:
+    def _park(self, record: Record, exit_: Exit) -> None:
         """Leave a child down, refuse its messages at once, and look again after `probe_s`."""
         record.is_parked = True
-        node = record.node
-        node.state = "parked"
-        self.system.report("parked", node, node.life.exit if node.life else None)
-        if isinstance(node, Cell):
-            node.refuse_all(f"is down ({node.last_error})")
+        record.node.state = "parked"
+        self.system.report("parked", record.node, exit_)
+        record.node.lay_down(f"is down ({exit_})")
         self._arm(record, record.spec.probe_s)
 
-    def _arm(self, record: _Record, delay_s: float) -> None:
+    def _arm(self, record: Record, delay_s: float) -> None:
         assert self._nursery is not None
-        self._disarm(record)
+        assert record.timer is None, f"{record.node.path} waits for its restart already"
         record.timer = trio.CancelScope()
-        self._nursery.start_soon(self._ring, record, record.timer, delay_s)
+        if delay_s > 0:
+            self._nursery.start_soon(self._ring, record, record.timer, delay_s)
+        else:
+            self._events.send_nowait((record, record.timer))
 
-    async def _ring(self, record: _Record, timer: trio.CancelScope, delay_s: float) -> None:
+    async def _ring(self, record: Record, timer: trio.CancelScope, delay_s: float) -> None:
         with timer:
             await trio.sleep(delay_s)
-            self._events.send_nowait((record, None))
+            self._events.send_nowait((record, timer))
 
     # Passivation ------------------------------------------------------------------------------------------------------
 
     async def _sweep(self) -> None:
         """Stop children that have had nothing to do for their `passivate_after_s`."""
-        spec = self.spec
-        options = spec.child_options if isinstance(spec, DynamicSupervisor) else {}
-        limits = [options.get("passivate_after_s"), *(child.passivate_after_s for child in spec.children)]
-        after_s = min((limit for limit in limits if limit is not None), default=math.inf)
-        while after_s < math.inf and self._nursery is not None:
-            await trio.sleep(after_s / 4)
+        while limits := [limit for record in self.records.values() if (limit := record.spec.passivate_after_s)]:
+            await trio.sleep(min(limits) / 4)
             now = self.system.now()
             for record in list(self.records.values()):
-                if isinstance(record.node, Cell) and record.node.may_passivate(now) and self._nursery is not None:
+                if isinstance(record.node, Cell) and _may_passivate(record.node, now) and self._nursery is not None:
                     self._nursery.start_soon(self._passivate, record, record.node)
+        self._is_sweeping = False
 
-    async def _passivate(self, record: _Record, cell: Cell) -> None:
-        await cell.stop(record.spec.shutdown_s)
-        # From here to the end nothing waits: a message that came while it stopped is seen, a later one starts it anew.
-        if cell.is_alive or self._nursery is None or self.records.get(record.spec.id) is not record:
-            return
-        if len(cell.mailbox):
-            self._launch(record)
-        elif isinstance(self.spec, DynamicSupervisor):
-            self._remove(record, "was passivated")
-        else:
-            cell.state = "idle"
+    async def _passivate(self, record: Record, cell: Cell) -> None:
+        async with record.turn:
+            life = cell.life
+            if not _may_passivate(cell, self.system.now()):
+                return  # something has come up meanwhile
+            await cell.stop(record.spec.shutdown_s)
+            # From here on nothing waits: a message that came while it stopped is seen, a later one starts it anew.
+            if cell.life is life and self._nursery is not None:
+                self._rest(record, "was passivated")
+
+
+def _has_mail(node: Node) -> bool:
+    return isinstance(node, Cell) and len(node.mailbox) > 0
+
+
+def _may_passivate(cell: Cell, now: float) -> bool:
+    """Ask an actor; an answer that is an exception crashes it, and nobody else."""
+    try:
+        return cell.may_passivate(now)
+    except BaseException as error:  # noqa: BLE001 nothing waits in it, so this is no cancellation
+        cell.kill(error)
+        return False
+
+
+def _start_failure(node: Node, life: Incarnation) -> PocketPawError:
+    """What to tell whoever wanted the start: an answer, so that it does not crash them too."""
+    failure = life.exit.failure if life.exit is not None else None
+    if isinstance(failure, PocketPawError):
+        return failure
+    error = Unavailable(f"{node.path} could not start: {life.exit}", actor=node.path)
+    error.__cause__ = failure
+    return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar
@@ -17,11 +18,12 @@ from .deadlines import Deadlines
 from .envelope import SYSTEM, Envelope, Principal, current_envelope
 from .errors import NoSuchActor
 from .exits import Exit
-from .handlers import decoder, reply_decoder
-from .message import Message, StreamMessage, address_of, encode, reply_type
+from .handlers import reply_decoder
+from .message import Message, StreamMessage, address_of, encode
 from .node import Incarnation, Node, Owner
-from .reply import Reply, ReplyStream, StreamReply
-from .supervisor import DynamicSupervisor, Supervisor, SupervisorNode
+from .reply import Reply, ReplyStream, StreamReply, timed_out
+from .spec import DynamicSupervisor, Supervisor
+from .supervisor import SupervisorNode
 from .watchdog import Watchdog
 
 R = TypeVar("R")
@@ -58,16 +60,14 @@ class ActorSystem(Owner):
         self.dead_letters = DeadLetters()
         self.abandoned = 0
         """Incarnations and threads that ignored every request to end, and still run somewhere."""
+        self.abandoned_threads: Counter[str] = Counter()
+        """Those of them that are threads, by the path of their actor."""
         self.nodes: dict[str, Node] = {}
+        self.now: Callable[[], float] = _no_time
+        """The time by trio's clock; the tree may be laid out before there is one."""
         self.watchdog = Watchdog(self)
         self._deadlines = Deadlines()
-        self.root: SupervisorNode = tree.node("", self, self)
-
-    def now(self) -> float:
-        try:
-            return trio.current_time()
-        except RuntimeError:  # the tree is laid out before the loop runs
-            return 0.0
+        self.root = SupervisorNode("", tree, self, self)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start the tree and live until it is stopped.
@@ -75,17 +75,18 @@ class ActorSystem(Owner):
         Raises:
             RootGaveUp: the root ended by itself.
         """
+        self.now = trio.lowlevel.current_clock().current_time
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._deadlines.run, name="deadlines")
             nursery.start_soon(self.watchdog.run, name="watchdog")
             life = self.root.launch(nursery)
-            await life.settled.wait()
-            if not life.is_over:
-                task_status.started()
-            await life.exited.wait()
-            for node in list(self.nodes.values()):
-                if isinstance(node, Cell):
-                    node.refuse_all("was stopped")
+            try:
+                await life.settled.wait()
+                if not life.is_over:
+                    task_status.started()
+                await life.exited.wait()
+            finally:
+                self._lay_down()
             nursery.cancel_scope.cancel()
         assert life.exit is not None
         if not life.is_stop_requested:
@@ -93,8 +94,10 @@ class ActorSystem(Owner):
 
     async def stop(self, deadline_s: float = 10.0) -> list[str]:
         """Stop the whole tree, last started first, within one overall deadline; returns what had to be left behind."""
+        nodes = list(self.nodes.values())
         await self.root.stop(deadline_s)
-        return sorted(path for path, node in self.nodes.items() if node.is_alive)
+        left = {node.path for node in nodes if node.life is not None and node.life.is_abandoned}
+        return sorted(left | (+self.abandoned_threads).keys())
 
     # Addresses --------------------------------------------------------------------------------------------------------
 
@@ -123,9 +126,7 @@ class ActorSystem(Owner):
         below = f"{node.path}/"
         paths = [path for path in self.nodes if path.startswith(below)] if isinstance(node, SupervisorNode) else []
         for path in (*paths, node.path):
-            gone = self.nodes.pop(path)
-            if isinstance(gone, Cell):
-                gone.refuse_all(why)
+            self.nodes.pop(path).lay_down(why)
 
     # Messages ---------------------------------------------------------------------------------------------------------
 
@@ -149,15 +150,14 @@ class ActorSystem(Owner):
         message_type = type(message)
         cell = self.cell(to or address_of(message), message_type)
         reply = Reply()
-        deadline = trio.current_time() + timeout_s
-        envelope = _envelope(message, message_type, reply, sender, principal, trace_id, deadline)
-        self._deadlines.add(reply, timeout_s, deadline, cell.path, message_type.__name__)
+        envelope = _envelope(message, message_type, reply, sender, principal, trace_id, self.now() + timeout_s)
+        self._deadlines.add(envelope, timeout_s, cell.path)
         try:
             if not cell.admit(envelope):
-                await cell.admit_later(envelope)
+                await self._admit_later(cell, envelope)
             payload = await reply.wait()
         finally:
-            self._deadlines.remove(reply, timeout_s)
+            self._deadlines.remove(envelope, timeout_s)
         return reply_decoder(message_type).decode(payload)
 
     async def tell(
@@ -174,15 +174,14 @@ class ActorSystem(Owner):
         cell = self.cell(to or address_of(message), message_type)
         envelope = _envelope(message, message_type, None, sender, principal, trace_id, NEVER)
         if not cell.admit(envelope):
-            await cell.admit_later(envelope)
+            await cell.mailbox.put(envelope)
 
     def try_tell(self, message: Message[Any], *, to: str | None = None, sender: str = "") -> None:
         """As `tell`, without waiting; raises `MailboxFull`."""
         message_type = type(message)
         cell = self.cell(to or address_of(message), message_type)
-        envelope = _envelope(message, message_type, None, sender, None, None, NEVER)
-        if not cell.admit(envelope):
-            cell.mailbox.try_put(envelope)
+        if not cell.admit(_envelope(message, message_type, None, sender, None, None, NEVER)):
+            raise cell.mailbox.full()
 
     @asynccontextmanager
     async def stream(
@@ -197,23 +196,34 @@ class ActorSystem(Owner):
     ) -> AsyncGenerator[ReplyStream[R]]:
         """Send `message` and iterate over its answers. No answer for `idle_timeout_s` raises `AskTimeout`."""
         message_type = type(message)
+        if not message_type.__stream__:
+            raise TypeError(f"{message_type.__name__} has one answer: ask() for it")
         cell = self.cell(to or address_of(message), message_type)
         reply = StreamReply()
+        what = f"{message_type.__name__} to {cell.path}"
         envelope = _envelope(message, message_type, reply, sender, principal, trace_id, NEVER)
         try:
             if not cell.admit(envelope):
-                envelope.deadline = trio.current_time() + idle_timeout_s
-                await cell.admit_later(envelope)
-            what = f"{message_type.__name__} to {cell.path}"
-            yield ReplyStream(reply, decoder(reply_type(message_type)), idle_timeout_s, what)
+                envelope.deadline = self.now() + idle_timeout_s
+                if not await self._admit_later(cell, envelope):
+                    raise timed_out(what, idle_timeout_s)
+            yield ReplyStream(reply, reply_decoder(message_type), idle_timeout_s, what)
         finally:
             reply.close()
+
+    async def _admit_later(self, cell: Cell, envelope: Envelope) -> bool:
+        """Wait for room until the envelope's deadline; whether it is queued. (An ask fails by its deadline anyway.)"""
+        with trio.CancelScope(deadline=envelope.deadline) as scope:
+            await cell.mailbox.put(envelope)
+        return not scope.cancelled_caught
 
     def watch(self, path: str, watcher: Cell) -> None:
         """Put one `Terminated` into `watcher`'s mailbox when the present incarnation at `path` ends."""
         node = self.nodes.get(path)
+        if isinstance(node, SupervisorNode):
+            raise TypeError(f"{path} is a supervisor: watch its children")
         if isinstance(node, Cell) and node.is_alive:
-            node.watchers.append(watcher)
+            node.watchers[watcher] = watcher.number
         else:
             watcher.mailbox.put_control(Terminated(path, node.number if node else 0, "not running"))
 
@@ -232,10 +242,19 @@ class ActorSystem(Owner):
     # The root's owner -------------------------------------------------------------------------------------------------
 
     def child_exited(self, child: Node, life: Incarnation) -> None:
-        """The root has ended: `run` sees it by the incarnation's event."""
+        """The root has ended; `run` sees it by the incarnation's event, a moment later."""
+        self._lay_down()
+
+    def _lay_down(self) -> None:
+        for node in list(self.nodes.values()):
+            node.lay_down("was stopped")
 
     def activate(self, child: Node) -> None:
         raise AssertionError("the root takes no messages")
+
+
+def _no_time() -> float:
+    return 0.0
 
 
 def _envelope(

@@ -13,21 +13,24 @@ import pykka
 import trio
 
 from .actor import Terminated
+from .bridge import Bridge, Outcome
 from .child import Child
 from .envelope import Envelope
-from .errors import NoSuchActor, PocketPawError
-from .exits import describe, is_cancellation
+from .errors import PocketPawError
 from .handlers import Handler, handlers_of
-from .mailbox import Overflow
+from .mailboxes import Overflow
 from .message import Message, encode
 from .node import Incarnation, Kind, start_within
-from .reply import Reply, died
+from .reply import Reply
 
 if TYPE_CHECKING:
     from .cell import Cell
 
-Outcome = bytes | PocketPawError | BaseException
-"""What became of one message: its encoded answer, an expected failure, or the crash."""
+THREAD_GRACE_S = 0.4
+"""How long a thread may go on with what it has in hand, and then with its hook, before it is abandoned.
+
+Twice it is less than the grace of its incarnation.
+"""
 
 
 class ThreadActor(pykka.ThreadingActor):
@@ -51,174 +54,236 @@ class ThreadActor(pykka.ThreadingActor):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.handlers = handlers_of(cls, ThreadActor)
+        cls.handlers = handlers_of(cls, ThreadActor, is_async=False)
+        streams = [handler.name for handler in cls.handlers.values() if handler.is_stream]
+        if streams:
+            raise TypeError(f"{cls.__name__} runs on a thread, which answers no streams: {', '.join(streams)}")
 
     def __init__(self) -> None:
         super().__init__()
-        self.thread_id = 0
-        self._bridge: _Bridge | None = None
+        self._bridge: Bridge | None = None  # before it starts
+        self._thread_id = 0
+        self._is_orderly = False  # it ends because it was asked to, with nothing in hand
+        self._crash: BaseException | None = None
+
+    # Hooks, all run on its thread -------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
-        """Run on its thread before the first message, within the child's `start_timeout_s`."""
+        """Run before the first message, within the child's `start_timeout_s`."""
 
     def on_stop(self) -> None:
-        """Run on its thread after the last message of an orderly stop; not after a crash."""
+        """Run after the last message of an orderly stop."""
+
+    # `on_failure(type, value, traceback)`, pykka's, runs instead after a crash or a kill (then with three Nones).
+
+    def handle_batch(self, messages: Sequence[Message[Any]]) -> Sequence[object]:
+        """Handle several messages at once; the n-th result (an answer, or the error to give) is the n-th message's.
+
+        A result that is an exception, but no `PocketPawError`, crashes the actor; messages without a result go with it.
+        """
+        results: list[object] = []
+        for message in messages:
+            try:
+                results.append(self.handlers[type(message)].function(self, message))
+            except PocketPawError as error:
+                results.append(error)
+            except BaseException as error:  # noqa: BLE001 as a result it crosses to the loop, where it crashes the actor
+                results.append(error)
+                break
+        return results
 
     def is_idle(self) -> bool:
+        """Whether it may be passivated now; asked in the loop, only when its mailbox is empty and no handler runs."""
         return True
-
-    def handle_batch(self, messages: Sequence[Message[Any]]) -> list[object]:
-        """Handle several messages at once; the n-th result (an answer, or the error to give) is the n-th message's."""
-        return [self._handle_one(message) for message in messages]
-
-    def _handle_one(self, message: Message[Any]) -> object:
-        try:
-            return self.handlers[type(message)].function(self, message)
-        except PocketPawError as error:
-            return error
 
     # On the thread ----------------------------------------------------------------------------------------------------
 
     def on_receive(self, message: list[Message[Any]]) -> None:
-        """Handle a batch and hand the outcomes to the loop. Nothing is raised: pykka would stop every actor there is."""
+        """Handle a batch and hand the outcomes to the loop. Raises nothing: pykka would stop every actor there is."""
         assert self._bridge is not None
         outcomes: list[Outcome] = []
         try:
-            for result in self.handle_batch(message):
-                outcomes.append(result if isinstance(result, BaseException) else encode(result))
+            results = self.handle_batch(message)
+            outcomes += [result if isinstance(result, BaseException) else encode(result) for result in results]
+            if len(results) != len(message) and _crash_in(outcomes) is None:
+                raise RuntimeError(f"handle_batch gave {len(results)} results for {len(message)} messages")
         except BaseException as error:  # noqa: BLE001 it crosses to the loop, where it crashes the actor
             outcomes.append(error)
+        self._crash = _crash_in(outcomes)
         self._bridge.post(outcomes)
 
     def _actor_loop_setup(self) -> None:
         assert self._bridge is not None
-        self.thread_id = threading.get_ident()
+        self._thread_id = threading.get_ident()
         try:
             self.on_start()
         except BaseException as error:  # noqa: BLE001 it crosses to the loop, where it fails the start
-            self.actor_stopped.set()
+            self._crash = error
             self._bridge.post([error])
         else:
             self._bridge.post([])
 
+    def _stop(self) -> None:
+        """Take pykka's word to end. Replaced, as pykka swallows what `on_stop` raises, or stops every actor for it."""
+        assert self._bridge is not None
+        pykka.ActorRegistry.unregister(self.actor_ref)
+        self.actor_stopped.set()
+        try:
+            if self._is_orderly:
+                self.on_stop()
+            elif self._crash is not None:
+                self.on_failure(type(self._crash), self._crash, self._crash.__traceback__)
+            else:
+                self.on_failure(None, None, None)
+        except BaseException as error:  # noqa: BLE001 it crosses to the loop, where it is the incarnation's end
+            self._bridge.post([error])
+
     def _actor_loop_teardown(self) -> None:
         super()._actor_loop_teardown()
         assert self._bridge is not None
-        self._bridge.post(None)
+        self._bridge.close()
 
     # In the loop ------------------------------------------------------------------------------------------------------
 
     async def run_in(self, cell: Cell, life: Incarnation) -> None:
         """Live one incarnation in `cell`: the runtime's way in. Starts the threads, feeds them, ends them."""
         assert isinstance(cell.spec, Child)
-        others = [cell.spec.make() for _ in range(self.threads - 1)]
-        workers = [self, *(other for other in others if isinstance(other, ThreadActor))]
+        workers: list[ThreadActor] = [self]
+        for _ in range(self.threads - 1):
+            other = cell.spec.make()
+            assert isinstance(other, ThreadActor)
+            workers.append(other)
         feed = _Feed(cell, life)
-        async with trio.open_nursery() as nursery:
-            for worker in workers:
-                await start_within(cell.spec.start_timeout_s, worker.begin(cell))
+        try:
+            await start_within(cell.spec.start_timeout_s, _begin(workers, cell))
             cell.ready(life)
-            for worker in workers:
-                nursery.start_soon(worker.serve, feed)
+            async with trio.open_nursery() as nursery:
+                for worker in workers:
+                    nursery.start_soon(worker._serve, feed)
+        finally:
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as nursery:
+                    for worker in workers:
+                        nursery.start_soon(worker._end)
 
-    async def begin(self, cell: Cell) -> None:
+    async def _begin(self, cell: Cell) -> None:
         """Start the thread and wait until `on_start` is done there."""
-        self._bridge = _Bridge(cell)
+        self._bridge = Bridge(cell)
         pykka.ActorRegistry.register(self.actor_ref)
         self._start_actor_loop()
-        try:
-            outcomes = await self._bridge.wait()
-        except trio.Cancelled:
-            self._bridge.abandon()
-            self.actor_ref.stop(block=False)
-            raise
-        cell.threads.append(self.thread_id)
-        if outcomes:
-            pykka.ActorRegistry.unregister(self.actor_ref)
-            assert isinstance(outcomes[0], BaseException)
-            raise outcomes[0]
+        outcomes = await self._bridge.take()
+        cell.threads.append(self._thread_id)
+        for outcome in outcomes:
+            assert isinstance(outcome, BaseException)
+            raise outcome
 
-    async def serve(self, feed: _Feed) -> None:
-        """Feed this thread until the feed ends."""
+    async def _serve(self, feed: _Feed) -> None:
+        """Feed this thread until the feed ends; then have it end."""
         assert self._bridge is not None
-        try:
-            while envelopes := await feed.next(self.batch):
-                await self._handle(envelopes, feed.cell)
-            self.actor_ref.stop(block=False)
-            await self._bridge.wait()
-        except BaseException:
-            if self._bridge.is_waiting:
-                self._bridge.abandon()
-            self.actor_ref.stop(block=False)
-            raise
+        while envelopes := await feed.next(self.batch):
+            await self._handle(envelopes, feed.cell)
+        self._is_orderly = True
+        self.actor_ref.stop(block=False)
+        await self._bridge.has_ended.wait()
+        for outcome in self._bridge.left():
+            assert isinstance(outcome, BaseException)
+            raise outcome
+
+    async def _end(self) -> None:
+        """Have the thread end, if it has begun and not ended; abandon it if it does not. Its last words are dropped."""
+        if self._bridge is None or self._bridge.has_ended.is_set():
+            return
+        self.actor_ref.stop(block=False)
+        with trio.move_on_after(THREAD_GRACE_S):
+            await self._bridge.has_ended.wait()
+            return
+        self._bridge.abandon()
 
     async def _handle(self, envelopes: list[Envelope], cell: Cell) -> None:
         assert self._bridge is not None
         messages: list[Message[Any]] = []
         taken: list[Envelope] = []
         for envelope in envelopes:
-            handler = self.handlers.get(envelope.message_type)
-            if handler is None:
-                cell.dead_letter(envelope, "unhandled")
-                if envelope.reply is not None:
-                    text = f"{cell.path} takes no {envelope.message_type.__name__}"
-                    envelope.reply.fail(NoSuchActor(text, actor=cell.path))
-            elif envelope.reply is not None and envelope.reply.is_settled:
-                cell.dead_letter(envelope, "expired")
-            else:
+            message = self._read(envelope, cell)
+            if message is not None:
                 taken.append(envelope)
-                messages.append(handler.decode(envelope.payload))
+                messages.append(message)
         if not taken:
             return
         started = [cell.begin(envelope) for envelope in taken]
+        self.actor_ref.tell(messages)
         try:
-            self.actor_ref.tell(messages)
-            outcomes = await self._bridge.wait()
-            self._answer(taken, outcomes, cell)
-        except BaseException as error:
-            how = "was stopped" if is_cancellation(error) else f"crashed ({describe(error)})"
-            for envelope in taken:
-                if envelope.reply is not None:
-                    envelope.reply.fail(died(cell.path, how))
-                else:
-                    cell.dead_letter(envelope, how)
+            outcomes = await self._bridge.take()
+        except trio.Cancelled:
+            # Others end it: a sibling's crash, say. What this thread has in hand may still be done in time.
+            with trio.move_on_after(THREAD_GRACE_S, shield=True):
+                self._answer(taken, started, await self._bridge.take(), cell)
             raise
-        finally:
-            for envelope, since in zip(taken, started, strict=True):
-                cell.finish(envelope, envelope.message_type.__name__, since)
+        self._answer(taken, started, outcomes, cell)
 
-    def _answer(self, envelopes: list[Envelope], outcomes: list[Outcome], cell: Cell) -> None:
-        """Give each its outcome; then raise the first crash, if there was one."""
-        crash: BaseException | None = None
-        for envelope, outcome in zip(envelopes, outcomes, strict=False):  # a crash of the batch leaves the rest out
-            if isinstance(outcome, PocketPawError):
-                cell.fail(envelope, outcome)
-            elif isinstance(outcome, BaseException):
-                crash = crash or outcome
-            elif isinstance(envelope.reply, Reply):
-                envelope.reply.set(outcome)
+    def _read(self, envelope: Envelope, cell: Cell) -> Message[Any] | None:
+        """The message, or None if there is nothing to do: the envelope is answered then."""
+        handler = self.handlers.get(envelope.message_type)
+        if handler is None:
+            cell.refuse(envelope)
+        elif envelope.reply is not None and envelope.reply.is_settled:
+            cell.dead_letter(envelope, "expired")
+        else:
+            try:
+                return handler.read(envelope.payload)
+            except PocketPawError as error:
+                cell.fail(envelope, error)
+        return None
+
+    def _answer(self, envelopes: list[Envelope], started: list[float], outcomes: list[Outcome], cell: Cell) -> None:
+        """Give each its outcome; then raise the first crash, which those without an outcome share."""
+        crash = _crash_in(outcomes)
+        for index, (envelope, since) in enumerate(zip(envelopes, started, strict=True)):
+            outcome = outcomes[index] if index < len(outcomes) else crash
+            if isinstance(outcome, bytes):
+                if isinstance(envelope.reply, Reply):
+                    envelope.reply.set(outcome)
+                cell.finish(envelope, envelope.message_type.__name__, since)
+            elif outcome is not None and cell.is_survived(envelope, outcome):
+                cell.finish(envelope, envelope.message_type.__name__, since)
         if crash is not None:
             raise crash
 
 
+async def _begin(workers: Sequence[ThreadActor], cell: Cell) -> None:
+    async with trio.open_nursery() as nursery:
+        for worker in workers:
+            nursery.start_soon(worker._begin, cell)  # pyright: ignore[reportPrivateUsage]
+
+
+def _crash_in(outcomes: Sequence[Outcome]) -> BaseException | None:
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, PocketPawError):
+            return outcome
+    return None
+
+
 class _Feed:
-    """Hands the mailbox's messages to whichever thread is free; ends for all when one of them takes the word to stop."""
+    """Hands the mailbox's messages to whichever thread is free; ends for all when one takes the word to stop."""
 
     def __init__(self, cell: Cell, life: Incarnation) -> None:
         self.cell = cell
         self._life = life
         self._is_over = False
-        self._turn = trio.Lock()
 
     async def next(self, most: int) -> list[Envelope]:
         """The next messages, at least one and at most `most`; none at the end."""
-        async with self._turn:
-            while not self._is_over and not self._life.is_over:
-                item = await self.cell.mailbox.get()
-                if isinstance(item, Envelope):
-                    return [item, *self._more(most - 1)]
-                self._is_over = not isinstance(item, Terminated)
-            return []
+        mailbox = self.cell.mailbox
+        while not self._is_over and not self._life.is_over:
+            item = mailbox.take()
+            if isinstance(item, Envelope):
+                return [item, *self._more(most - 1)]
+            if item is None:
+                await mailbox.wait()
+            elif not isinstance(item, Terminated):
+                self._is_over = True
+                mailbox.wake_all()
+        return []
 
     def _more(self, most: int) -> list[Envelope]:
         """What else is queued; a word of control ends the taking and is seen by the next turn."""
@@ -229,54 +294,3 @@ class _Feed:
             assert isinstance(item, Envelope)
             taken.append(item)
         return taken
-
-
-class _Bridge:
-    """The way from one thread into the loop: one post for each thing that the loop waits for."""
-
-    def __init__(self, cell: Cell) -> None:
-        self.is_waiting = False
-        self._cell = cell
-        self._token = trio.lowlevel.current_trio_token()
-        self._task: trio.lowlevel.Task | None = None
-        self._outcomes: list[Outcome] | None = None
-        self._is_abandoned = False
-
-    def post(self, outcomes: list[Outcome] | None) -> None:
-        """On the thread: hand over, and go on. None is the thread's last word. A loop that has ended wants nothing."""
-        try:
-            self._token.run_sync_soon(self._arrive, outcomes)
-        except trio.RunFinishedError:
-            pass  # the daemon is gone; an abandoned thread has nobody to tell
-
-    def _arrive(self, outcomes: list[Outcome] | None) -> None:
-        system = self._cell.system
-        if self._is_abandoned:
-            if outcomes is None:
-                system.abandoned -= 1
-            else:
-                system.dead_letters.add(self._cell.path, "an answer", "stale incarnation")
-            return
-        self._outcomes = outcomes or []
-        self.is_waiting = False
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-            self._task = None
-
-    async def wait(self) -> list[Outcome]:
-        if self._outcomes is None:
-            self.is_waiting = True
-            self._task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._forget)
-        outcomes, self._outcomes = self._outcomes, None
-        assert outcomes is not None
-        return outcomes
-
-    def abandon(self) -> None:
-        """The thread did not end in time: it cannot be killed, so it is counted, and never heard again."""
-        self._is_abandoned = True
-        self._cell.system.abandoned += 1
-
-    def _forget(self, _: object) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED

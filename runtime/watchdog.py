@@ -1,4 +1,4 @@
-"""Finds what holds things up: a loop that does not turn, and handlers that do not end. It names the actor and its stack."""
+"""Finds what holds things up: a loop that does not turn, handlers that do not end. It names the actor and its stack."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import trio
 
 from .actor import Actor
 from .cell import Cell
+from .exits import StartTimeout
+from .node import KILL_GRACE_S
 
 if TYPE_CHECKING:
     from .system import ActorSystem
@@ -59,13 +61,14 @@ class Watchdog:
                 self._look_at_handlers()
         finally:
             self._ended.set()
+            thread.join()  # it is asleep, or about to be
 
     # On its thread ----------------------------------------------------------------------------------------------------
 
     def _watch_loop(self) -> None:
         while not self._ended.wait(BEAT_S):
             if self._caught is None and time.monotonic() - self._beat > BEAT_S + LAG_S:
-                frame = sys._current_frames().get(self._loop_thread)
+                frame = _frames().get(self._loop_thread)
                 if frame is not None:
                     self._caught = (actor_on(frame), stack_of(frame))
 
@@ -81,10 +84,19 @@ class Watchdog:
             self._system.report_slow("lag", path, f"the loop stood still for {self.lag_s:.2f} s", stack)
 
     def _look_at_handlers(self) -> None:
-        now = time.perf_counter()
+        now = trio.current_time()
         for node in list(self._system.nodes.values()):
-            if isinstance(node, Cell) and node.in_hand:
-                self._look_at(node, now)
+            if isinstance(node, Cell):
+                if node.in_hand:
+                    self._look_at(node, now)
+                elif node.state == "starting":
+                    self._look_at_start(node, now)
+
+    def _look_at_start(self, cell: Cell, now: float) -> None:
+        """A start that ignores the cancellation at its time-out would be waited for for ever."""
+        limit_s = cell.spec.start_timeout_s
+        if now - cell.since > limit_s + KILL_GRACE_S:
+            cell.kill(StartTimeout(f"on_start took longer than {limit_s:g} s"))
 
     def _look_at(self, cell: Cell, now: float) -> None:
         envelope, since = next(iter(cell.in_hand.items()))
@@ -95,7 +107,7 @@ class Watchdog:
         elif cell.kind == "thread" and took_s > SLOW_S and (cell.path, since) not in self._reported:
             self._reported = {(path, at) for path, at in self._reported if now - at < 3600}
             self._reported.add((cell.path, since))
-            frames = sys._current_frames()
+            frames = _frames()
             stacks = [stack_of(frames[thread]) for thread in cell.threads if thread in frames]
             text = f"{name} has been running for {took_s:.1f} s"
             self._system.report_slow("slow", cell.path, text, "\n".join(stacks))
@@ -106,7 +118,7 @@ def actor_on(frame: FrameType) -> str:
     at: FrameType | None = frame
     while at is not None:
         owner = at.f_locals.get("self")
-        if isinstance(owner, Actor) and at.f_code.co_name in ("run_in", "_actor_loop", "_handle"):
+        if isinstance(owner, Actor) and owner.is_placed:
             return owner.path
         at = at.f_back
     return ""
@@ -114,3 +126,8 @@ def actor_on(frame: FrameType) -> str:
 
 def stack_of(frame: FrameType) -> str:
     return "".join(traceback.format_stack(frame)[-STACK_LINES:])
+
+
+def _frames() -> dict[int, FrameType]:
+    """Where every thread is at this moment."""
+    return sys._current_frames()  # pyright: ignore[reportPrivateUsage] documented, whatever its name says

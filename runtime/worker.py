@@ -1,15 +1,18 @@
-"""The child's side of a process actor: `python -m pocketpaw.runtime.worker module:Class`.
+"""The child's side of a process actor.
 
-A worker is a plain class whose handlers have a parameter `message: SomeMessage`; one for a `StreamMessage` is a generator.
-Whatever native code prints to stdout goes to stderr instead: the real stdout is the frame pipe.
+A worker is a plain class whose handlers have a parameter `message: SomeMessage`; one for a `StreamMessage` is a
+generator. Frames come and go on pipes of their own: whatever else reads stdin finds it empty, and whatever prints to
+stdout prints to stderr.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import threading
+from operator import attrgetter
 from queue import SimpleQueue
 from typing import Any
 
@@ -34,46 +37,55 @@ class Worker:
 
 
 class _Loop:
-    def __init__(self, worker: Worker, frames_fd: int) -> None:
+    def __init__(self, worker: Worker, calls_fd: int, frames_fd: int) -> None:
         self.worker = worker
+        self._in = calls_fd
         self._out = frames_fd
         self._calls: SimpleQueue[Call] = SimpleQueue()
-        self._handlers = handlers_of(type(worker), Worker)
+        self._handlers = handlers_of(type(worker), Worker, is_async=False)
         self._current = 0
-        self._cancelled = 0
+        self._cancelled = -1
 
     def is_cancelled(self) -> bool:
         return self._cancelled == self._current
 
     def run(self) -> None:
         threading.Thread(target=self._read, daemon=True, name="frames").start()
-        self.worker.on_start()
+        try:
+            self.worker.on_start()
+        except PocketPawError as error:
+            self._say("refuse", *error.to_wire())
+            return
         self._say("ready")
         while True:
             self._handle(*self._calls.get())
 
     def _read(self) -> None:
-        """Take frames from stdin; its end means that the daemon is gone or wants us gone."""
+        """Take frames; their end means that the daemon is gone or wants us gone, and all that was started from here."""
         frames = FrameReader()
-        while data := os.read(0, 65536):
-            for word, id_, *rest in frames.feed(data):
-                if word == "call":
-                    self._calls.put((id_, rest[0], rest[1]))
-                elif word == "cancel":
-                    self._cancelled = id_
-        os._exit(0)
+        try:
+            while data := os.read(self._in, 65536):
+                for word, id_, *rest in frames.feed(data):
+                    if word == "call":
+                        self._calls.put((id_, rest[0], rest[1]))
+                    elif word == "cancel":
+                        self._cancelled = id_
+        finally:
+            if os.getpgrp() == os.getpid():
+                os.killpg(0, signal.SIGKILL)
+            os._exit(0)
 
     def _handle(self, id_: int, type_name: str, payload: bytes) -> None:
         self._current = id_
         try:
             handler = self._handlers[_load(type_name)]
-            message = handler.decode(payload)
+            message = handler.read(payload)
             if handler.is_stream:
                 self._stream(id_, handler, message)
             else:
                 self._say("end", id_, encode(handler.function(self.worker, message)))
         except PocketPawError as error:
-            self._say("error", id_, error.code, error.detail, dict(error.data))
+            self._say("error", id_, *error.to_wire())
         except BaseException as error:
             self._say("crash", id_, describe(error))
             raise
@@ -98,17 +110,17 @@ _loop: _Loop | None = None
 
 def _load(name: str) -> Any:
     module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return attrgetter(attribute)(importlib.import_module(module))
 
 
-def main(worker: str, *arguments: str) -> None:
+def main() -> None:
+    """Run the worker that the command line names, `module:Class` and its arguments, until the daemon wants us gone."""
     global _loop  # noqa: PLW0603 one process, one worker
-    frames_fd = os.dup(1)
+    calls_fd, frames_fd = os.dup(0), os.dup(1)  # which no program that is started from here inherits
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     os.dup2(2, 1)
-    _loop = _Loop(_load(worker)(*arguments), frames_fd)
+    worker, *arguments = sys.argv[1:]
+    _loop = _Loop(_load(worker)(*arguments), calls_fd, frames_fd)
     _loop.run()
-
-
-if __name__ == "__main__":
-    # As a module of its package, not as __main__: the worker's module imports `Worker` from there.
-    importlib.import_module("pocketpaw.runtime.worker").main(*sys.argv[1:])

@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("config", "runtime", "storage", "actors", "http")
-COMPOSITION_ROOT = {Path("runtime/daemon.py"), Path("runtime/cli.py")}
+COMPOSITION_ROOT = {
+    Path("runtime/daemon.py"),
+    *(path.relative_to(ROOT) for path in (ROOT / "runtime/cli").glob("*.py")),
+}
 PRODUCT_WORDS = re.compile(
     r"\b(chats?|sessions?|telegram|discord|slack|openai|memor(y|ies) of|prompts?|sql)\b", re.IGNORECASE
 )

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -37,9 +39,12 @@ _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "COVER
 class Daemon:
     """One home folder and the daemon that runs on it, now or later."""
 
-    def __init__(self, folder: Path, *, settings: Mapping[str, str] | None = None) -> None:
-        """`settings` by name, as texts: they become environment variables."""
+    def __init__(
+        self, folder: Path, *, settings: Mapping[str, str] | None = None, command: Sequence[str] = COMMAND
+    ) -> None:
+        """`settings` by name, as texts: they become environment variables. `command` runs `pocketpaw`, or its like."""
         self.folder = folder
+        self.command = command
         self.home = Home(folder / "home" / ".pocketpaw")
         self._temporary = folder / "tmp"
         self._temporary.mkdir(parents=True, exist_ok=True)
@@ -59,7 +64,7 @@ class Daemon:
         assert self._process is None or self._process.poll() is not None, "it is running"
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, "serve", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment()
+                [*self.command, "serve", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment()
             )
 
     def wait_until_serving(self, timeout_s: float = START_S) -> None:
@@ -191,6 +196,12 @@ class Daemon:
             return is_alive and process.environ().get("TMPDIR") == str(self._temporary)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now; for a daemon whose listener has to come back at the same one."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return int(server.getsockname()[1])
 
 
 def with_model_server(base_url: str) -> dict[str, str]:

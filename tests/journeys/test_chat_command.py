@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from pocketpaw.runtime.failure import ExitCode
+from pocketpaw.runtime.cli.failure import ExitCode
 
 from ..fakes.model_server import Reply, ToolCall
 from .conftest import MakeDaemon
@@ -21,11 +21,22 @@ from .model_server_process import ModelServerProcess
 PATIENCE_S = 20.0
 
 
-def start_chat(daemon: Daemon, *arguments: str) -> subprocess.Popen[str]:
+HANGS_AFTER_ABC = Reply(text="abcdefghij", chunks=10, hang_after=3)
+
+
+@contextmanager
+def chatting(daemon: Daemon, *arguments: str) -> Generator[subprocess.Popen[str]]:
+    """`pocketpaw chat` that has shown `abc` so far."""
     command = [*COMMAND, "chat", *arguments]
-    return subprocess.Popen(
+    with subprocess.Popen(
         command, env=daemon.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    ) as chat:
+        try:
+            assert chat.stdout is not None
+            assert chat.stdout.read(3) == "abc"
+            yield chat
+        finally:
+            chat.kill()
 
 
 def test_the_answer_is_all_that_is_printed(daemon: Daemon) -> None:
@@ -72,51 +83,66 @@ def test_thoughts_are_not_mixed_into_an_answer_that_is_piped_on(
 def test_ctrl_c_stops_the_answer_and_what_there_is_of_it_is_kept(
     daemon: Daemon, model_server: ModelServerProcess
 ) -> None:
-    model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
-    chat = start_chat(daemon, "--session", "s-1", "hello")
-    assert chat.stdout is not None
-    assert chat.stdout.read(3) == "abc"
-    chat.send_signal(signal.SIGINT)
-    rest, errors = chat.communicate(timeout=PATIENCE_S)
-    assert (chat.returncode, rest, errors) == (ExitCode.INTERRUPTED, "\n", "pocketpaw: stopped\n")
-    with daemon.http as http:
-        assert http.get("/api/v1/sessions/s-1/history").json()[-1]["content"] == "abc"
+    model_server.script(HANGS_AFTER_ABC)
+    with chatting(daemon, "--session", "s-1", "hello") as chat:
+        chat.send_signal(signal.SIGINT)
+        rest, errors = chat.communicate(timeout=PATIENCE_S)
+        assert (chat.returncode, rest, errors) == (ExitCode.INTERRUPTED, "\n", "pocketpaw: stopped\n")
+        with daemon.http as http:
+            assert http.get("/api/v1/sessions/s-1/history").json()[-1]["content"] == "abc"
 
 
 def test_a_second_ctrl_c_leaves_at_once_whatever_the_daemon_does(
     daemon: Daemon, model_server: ModelServerProcess
 ) -> None:
-    model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
-    chat = start_chat(daemon, "hello")
-    assert chat.stdout is not None
-    assert chat.stdout.read(3) == "abc"
-    daemon.signal(signal.SIGSTOP)
-    try:
-        chat.send_signal(signal.SIGINT)
-        time.sleep(0.3)  # two signals that come together count as one
-        assert chat.poll() is None
-        chat.send_signal(signal.SIGINT)
-        chat.communicate(timeout=2)
-    finally:
-        daemon.signal(signal.SIGCONT)
-    assert chat.returncode == ExitCode.INTERRUPTED
+    model_server.script(HANGS_AFTER_ABC)
+    with chatting(daemon, "hello") as chat:
+        daemon.signal(signal.SIGSTOP)
+        try:
+            chat.send_signal(signal.SIGINT)
+            time.sleep(0.3)  # two signals that come together count as one
+            assert chat.poll() is None
+            chat.send_signal(signal.SIGINT)
+            chat.communicate(timeout=2)
+        finally:
+            daemon.signal(signal.SIGCONT)
+        assert chat.returncode == ExitCode.INTERRUPTED
 
 
 def test_a_daemon_that_is_killed_in_the_middle_is_told_in_one_line(
     daemon: Daemon, model_server: ModelServerProcess
 ) -> None:
-    model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
-    chat = start_chat(daemon, "hello")
-    assert chat.stdout is not None
-    assert chat.stdout.read(3) == "abc"
-    daemon.kill()
-    rest, errors = chat.communicate(timeout=PATIENCE_S)
-    assert (chat.returncode, rest) == (ExitCode.NO_DAEMON, "\n")
-    assert errors.count("\n") == 1, errors
+    model_server.script(HANGS_AFTER_ABC)
+    with chatting(daemon, "hello") as chat:
+        daemon.kill()
+        rest, errors = chat.communicate(timeout=PATIENCE_S)
+        assert (chat.returncode, rest) == (ExitCode.NO_DAEMON, "\n")
+        assert errors.count("\n") == 1, errors
+
+
+class Terminal:
+    """Our end of the terminal that a program runs at."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._unread = ""
+
+    def type(self, keys: str) -> None:
+        os.write(self._descriptor, keys.encode())
+
+    def read_until(self, text: str) -> str:
+        """Return what was shown since the last call, up to and including `text`."""
+        deadline = time.monotonic() + PATIENCE_S
+        while text not in self._unread:
+            is_readable = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]
+            assert is_readable, f"{text!r} is not shown, but {self._unread!r}"
+            self._unread += os.read(self._descriptor, 4096).decode()
+        shown, _, self._unread = self._unread.partition(text)
+        return shown + text
 
 
 @contextmanager
-def at_a_terminal(daemon: Daemon, *arguments: str) -> Generator[tuple[subprocess.Popen[bytes], int]]:
+def at_a_terminal(daemon: Daemon, *arguments: str) -> Generator[tuple[subprocess.Popen[bytes], Terminal]]:
     """`pocketpaw chat` with a terminal, of which we hold the other end."""
     ours, theirs = pty.openpty()
     try:
@@ -130,7 +156,7 @@ def at_a_terminal(daemon: Daemon, *arguments: str) -> Generator[tuple[subprocess
         )
         os.close(theirs)
         try:
-            yield chat, ours
+            yield chat, Terminal(ours)
         finally:
             chat.kill()
             chat.wait()
@@ -138,32 +164,23 @@ def at_a_terminal(daemon: Daemon, *arguments: str) -> Generator[tuple[subprocess
         os.close(ours)
 
 
-def read_until(terminal: int, text: str) -> str:
-    shown = ""
-    deadline = time.monotonic() + PATIENCE_S
-    while text not in shown:
-        assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], shown
-        shown += os.read(terminal, 4096).decode()
-    return shown
-
-
 def test_a_conversation_goes_on_after_a_stopped_answer_and_ends_with_ctrl_d(
     daemon: Daemon, model_server: ModelServerProcess
 ) -> None:
     with at_a_terminal(daemon, "--session", "s-talk") as (chat, terminal):
-        assert "Session s-talk" in read_until(terminal, "> ")
-        os.write(terminal, b"hello\n")
-        read_until(terminal, "echo: hello")
-        read_until(terminal, "> ")
-        model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
-        os.write(terminal, b"again\n")
-        read_until(terminal, "abc")
+        assert "Session s-talk" in terminal.read_until("> ")
+        terminal.type("hello\n")
+        terminal.read_until("echo: hello")
+        terminal.read_until("> ")
+        model_server.script(HANGS_AFTER_ABC)
+        terminal.type("again\n")
+        terminal.read_until("abc")
         chat.send_signal(signal.SIGINT)
-        read_until(terminal, "> ")
-        os.write(terminal, b"more\n")
-        read_until(terminal, "echo: more")
-        read_until(terminal, "> ")
-        os.write(terminal, b"\x04")
+        terminal.read_until("> ")
+        terminal.type("more\n")
+        terminal.read_until("echo: more")
+        terminal.read_until("> ")
+        terminal.type("\x04")
         assert chat.wait(PATIENCE_S) == 0
 
 
@@ -171,30 +188,30 @@ def test_ctrl_c_at_the_terminal_reaches_the_visitor_and_not_the_daemon_of_the_vi
     make_daemon: MakeDaemon, model_server: ModelServerProcess
 ) -> None:
     daemon = make_daemon(settings=with_model_server(model_server.base_url))
-    model_server.script(Reply(text="abcdefghij", chunks=10, hang_after=3))
+    model_server.script(HANGS_AFTER_ABC)
     with at_a_terminal(daemon) as (chat, terminal):
-        read_until(terminal, "> ")
-        os.write(terminal, b"hello\n")
-        read_until(terminal, "abc")
+        terminal.read_until("> ")
+        terminal.type("hello\n")
+        terminal.read_until("abc")
         os.killpg(chat.pid, signal.SIGINT)  # as a terminal does: to all of its foreground group
-        read_until(terminal, "> ")
-        os.write(terminal, b"again\n")
-        read_until(terminal, "echo: again")
-        read_until(terminal, "> ")
-        os.write(terminal, b"\x04")
+        terminal.read_until("> ")
+        terminal.type("again\n")
+        terminal.read_until("echo: again")
+        terminal.read_until("> ")
+        terminal.type("\x04")
         assert chat.wait(PATIENCE_S) == 0
     daemon.check_nothing_is_left()
 
 
 def test_a_conversation_outlives_a_model_that_fails(daemon: Daemon, model_server: ModelServerProcess) -> None:
     with at_a_terminal(daemon) as (chat, terminal):
-        read_until(terminal, "> ")
+        terminal.read_until("> ")
         model_server.script(Reply(status=401))
-        os.write(terminal, b"hello\n")
-        read_until(terminal, "pocketpaw: ")
-        read_until(terminal, "> ")
-        os.write(terminal, b"hello\n")
-        read_until(terminal, "echo: hello")
+        terminal.type("hello\n")
+        terminal.read_until("pocketpaw: ")
+        terminal.read_until("> ")
+        terminal.type("hello\n")
+        terminal.read_until("echo: hello")
         chat.send_signal(signal.SIGINT)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from pocketpaw.runtime.failure import ExitCode
+from pocketpaw.runtime.cli.failure import ExitCode
 
 from ..fakes.model_server import Reply
 from .conftest import MakeDaemon
@@ -213,7 +213,7 @@ def test_a_daemon_for_a_visit_ends_with_the_one_who_visits(make_daemon: MakeDaem
 def start_with_reload(daemon: Daemon, sources: Path) -> subprocess.Popen[bytes]:
     """As `pocketpaw serve --dev`, but looking at other files than those that run here."""
     code = (
-        "import sys; from pathlib import Path; from pocketpaw.runtime.reload import serve_and_reload\n"
+        "import sys; from pathlib import Path; from pocketpaw.runtime.cli.reload import serve_and_reload\n"
         f"sys.exit(serve_and_reload(['--port', '0'], Path({str(sources)!r})))"
     )
     with (daemon.folder / "dev.log").open("wb") as log:

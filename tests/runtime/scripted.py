@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,6 +21,7 @@ from pocketpaw.runtime import (
     RootGaveUp,
     Supervisor,
     SupervisorNode,
+    watchdog,
 )
 from pocketpaw.runtime.actor import STOP
 from pocketpaw.runtime.cell import Cell
@@ -52,6 +53,7 @@ class World:
         self.handled: list[tuple[str, int, int]] = []  # name, incarnation, the message's number
         self.living: Counter[str] = Counter()
         self.most_living: Counter[str] = Counter()
+        self.started_at: defaultdict[str, list[float]] = defaultdict(list)
         self.release = trio.Event()
         self._next: dict[tuple[str, Site], deque[Act]] = {}
         self._always: dict[tuple[str, Site], Act] = {}
@@ -62,6 +64,11 @@ class World:
 
     def always(self, name: str, site: Site, act: Act) -> None:
         self._always[name, site] = act
+
+    def forget(self) -> None:
+        """From now on nobody does anything special."""
+        self._next.clear()
+        self._always.clear()
 
     def take(self, name: str, site: Site) -> Act:
         acts = self._next.get((name, site))
@@ -101,7 +108,7 @@ class Scripted(Actor):
         self.world.log.append(f"{self.name} {site}")
         act = self.world.take(self.name, site)
         if isinstance(act, BaseException):
-            raise act
+            raise type(act)(*act.args)  # a new one, as an exception keeps the traceback of each time that it was raised
         return act
 
     async def visit(self, site: Site) -> None:
@@ -120,6 +127,7 @@ class Scripted(Actor):
             self.world.log.append(f"{self.name} gone")
 
     async def on_start(self) -> None:
+        self.world.started_at[self.name].append(trio.current_time())
         await self.visit("start")
         self.spawn(self.visit, "task")
         self.world.log.append(f"{self.name} up")
@@ -218,9 +226,15 @@ async def settle() -> None:
 
 
 @asynccontextmanager
-async def running(world: World, *children: ChildSpec, **options: Any) -> AsyncGenerator[Run]:
-    """Run a tree with these children of the root; at the end, stop it and look that nothing is left."""
+async def running(
+    world: World, *children: ChildSpec, beat_s: float = 60.0, **options: Any
+) -> AsyncGenerator[Run]:  # fmt: skip
+    """Run a tree with these children of the root; at the end, stop it and look that nothing is left.
+
+    `beat_s`: how often the watchdog looks; its usual four times a second make a virtual day long.
+    """
     reports: list[Report] = []
+    usual_beat_s, watchdog.BEAT_S = watchdog.BEAT_S, beat_s
     system = ActorSystem(Supervisor("root", children, **options), on_report=reports.append)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_run_to_the_end, system)
@@ -232,6 +246,7 @@ async def running(world: World, *children: ChildSpec, **options: Any) -> AsyncGe
             with trio.CancelScope(shield=True):
                 await system.stop(1.0)
                 world.release.set()
+                watchdog.BEAT_S = usual_beat_s
     assert not any(node.is_alive for node in system.nodes.values()), "something outlived the root"
     assert system.abandoned == 0
     assert not +world.living

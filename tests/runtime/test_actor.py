@@ -73,7 +73,7 @@ class WhoAsks(Message[Text], to="talker"):
 
 
 class PassOn(Message[Text], to="relay"):
-    pass
+    on_to: str = "talker"
 
 
 class Unknown(Message[Done], to="talker"):
@@ -158,7 +158,7 @@ class Keeper(Actor):
 
 class Relay(Actor):
     async def pass_on(self, message: PassOn) -> Text:
-        return await self.ask(WhoAsks())
+        return await self.ask(WhoAsks(), to=message.on_to)
 
 
 class Parallel(Talker):
@@ -313,8 +313,8 @@ async def test_an_actor_that_a_message_starts_does_not_start_in_its_senders_name
     def make(_: str) -> Talker:
         return Talker(log)
 
-    async with running(root(DynamicSupervisor("many", make))) as system:
-        answer = await system.ask(WhoAsks(), to="many/x", principal=ANNA, trace_id="t-2")
+    async with running(root(DynamicSupervisor("many", make), Child(Relay))) as system:
+        answer = await system.ask(PassOn(on_to="many/x"), principal=ANNA, trace_id="t-2")
         assert answer == Text("anna t-2")
     assert log == ["start as system", "stop as system"]
 
@@ -459,6 +459,19 @@ async def test_the_word_to_stop_overtakes_what_is_queued(running: Running) -> No
     assert system.dead_letters.counts == {"dead": 3}
 
 
+async def test_a_sender_that_waits_for_room_is_answered_when_nobody_will_come(running: Running) -> None:
+    async with running(root(talker(Narrow, shutdown_s=0.0))) as system, trio.open_nursery() as nursery:
+        await system.tell(Wait())
+        await wait_all_tasks_blocked()
+        for _ in range(2):
+            await system.tell(Say())
+        nursery.start_soon(system.tell, Say())
+        nursery.start_soon(_expect_death, system)
+        await wait_all_tasks_blocked()
+        await system.stop()
+        assert system.dead_letters.counts == {"dead": 4, "died": 1}
+
+
 async def test_a_stopped_system_refuses_messages_at_once(running: Running) -> None:
     async with running(root(talker())) as system:
         await system.stop()
@@ -569,8 +582,8 @@ async def test_a_restart_of_the_watcher_ends_its_watch(running: Running) -> None
         for path in ("watcher", "talker"):
             with pytest.raises(ActorDied):
                 await system.ask(Crash(), to=path)
-        await system.ask(Say())
-        await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
+            assert system.node(path).number == 2
         assert words == []
 
 

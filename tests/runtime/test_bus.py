@@ -126,9 +126,10 @@ async def test_no_topic_is_left_once_it_is_forgotten_and_nobody_listens() -> Non
             bus.forget(topic)
             publish(bus, 1, topic)
         bus.forget(topic)
+        assert len(bus) == 0
         with bus.subscribe(topic, after=3):
             pass
-    assert len(bus) == 0
+        assert len(bus) == 0
 
 
 async def test_numbers_do_not_repeat_when_a_topic_begins_anew() -> None:

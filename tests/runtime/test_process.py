@@ -198,13 +198,17 @@ async def test_what_a_child_started_ends_with_it(running: Running, eventually: E
     await eventually(lambda: not _is_running(left))
 
 
-async def test_a_child_in_the_middle_of_an_answer_is_gone_after_a_stop(running: Running) -> None:
+async def test_a_child_in_the_middle_of_an_answer_is_gone_after_a_stop_and_what_it_started_too(
+    running: Running, eventually: Eventually
+) -> None:
     async with running(root(shutdown_s=0.1)) as system, trio.open_nursery() as nursery:
         pid = await pid_of(system)
+        started = int((await system.ask(Act(what="start_child"))).text)
         nursery.start_soon(_expect_death, system)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert await system.stop() == []
         assert not psutil.pid_exists(pid)
+        await eventually(lambda: not _is_running(started))
 
 
 async def _expect_death(system: ActorSystem) -> None:

@@ -122,7 +122,7 @@ async def test_sup_start_error_return(autojump_clock: MockClock) -> None:
     world = World()
     world.always("b", "start", ValueError("bad weather"))
     system = ActorSystem(Supervisor("root", world.children("a b c")))
-    with pytest.raises(RootGaveUp, match="^ValueError: bad weather$"):
+    with pytest.raises(RootGaveUp, match=r"^ValueError: bad weather$"):
         await system.run()
     assert world.events("start") == ["a", "b"]
     assert world.events("stop") == ["a"]
@@ -221,10 +221,11 @@ async def test_sup_start_map(autojump_clock: MockClock) -> None:
 )
 def test_sup_start_map_faulty_specs(options: dict[str, Any], complaint: str) -> None:
     world = World()
+    merged: dict[str, Any] = {"id": "a", **options}
     with pytest.raises(ValueError, match=complaint):
-        Child(Scripted, world, "a", **{"id": "a", **options})
+        Child(Scripted, world, "a", **merged)
     with pytest.raises(ValueError, match=complaint):
-        Supervisor(**{"id": "a", **options})
+        Supervisor(**merged)
 
 
 def test_child_specs() -> None:
@@ -358,7 +359,7 @@ async def test_child_adm_an_operators_restart_of_a_running_child_stops_it_first(
         assert world.most_living["a"] == 1
 
 
-async def test_child_adm_messages_to_a_stopped_child_are_refused_at_once_and_taken_again_after(
+async def test_child_adm_messages_to_a_stopped_child_are_refused_at_once(
     autojump_clock: MockClock,
 ) -> None:
     world = World()
@@ -389,7 +390,7 @@ async def test_child_adm_simple(autojump_clock: MockClock) -> None:
             dynamic.delete_child("a")
 
 
-async def test_child_adm_two_requests_for_one_child_are_carried_out_one_after_the_other(
+async def test_child_adm_two_requests_for_one_child_take_turns(
     autojump_clock: MockClock,
 ) -> None:
     world = World()
@@ -441,7 +442,7 @@ async def test_child_adm_requests_to_a_supervisor_that_does_not_run_are_refused(
         await run.root.restart_child("sub")
 
 
-async def test_child_adm_requests_are_answered_when_the_supervisor_goes_down_with_them(
+async def test_child_adm_requests_are_answered_when_the_supervisor_goes_down(
     autojump_clock: MockClock,
 ) -> None:
     world = World()
@@ -494,7 +495,7 @@ async def test_child_adm_restart_child_of_one_that_waits_for_its_restart(autojum
         assert run.node_is("a", "running", 2)
 
 
-async def test_child_adm_terminate_child_wins_over_a_crash_that_was_not_decided_on_yet(
+async def test_child_adm_terminate_child_wins_over_a_crash_at_the_same_time(
     autojump_clock: MockClock,
 ) -> None:
     world = World()

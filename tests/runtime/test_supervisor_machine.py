@@ -1,0 +1,34 @@
+"""Random programs against the whole of supervision (`supervisor_machine.py`)."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from .supervisor_machine import STEPS, STRATEGIES, TREES, Plan, Step, play
+
+PROGRAMS = given(plans=TREES, strategy=STRATEGIES, steps=st.lists(STEPS, max_size=40))
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@PROGRAMS
+def test_whatever_happens_the_rules_hold(plans: tuple[Plan, ...], strategy: str, steps: list[Step]) -> None:
+    trio.run(play, plans, strategy, steps, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@settings(
+    max_examples=10_000,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate, Phase.shrink],
+)
+@PROGRAMS
+def test_whatever_happens_the_rules_hold_for_long(
+    plans: tuple[Plan, ...], strategy: str, steps: list[Step]
+) -> None:  # fmt: skip
+    trio.run(play, plans, strategy, steps, clock=MockClock(autojump_threshold=0))
