@@ -1,1 +1,1 @@
-"""What the daemon does: agents, models, health, guard, settings. An actor is a noun in its own file; no HTTP in here."""
+"""What the daemon does: agents, models, health, guard, settings. An actor is a noun in its own file; no HTTP here."""

@@ -33,7 +33,7 @@ SHUTDOWN_S = 10.0
 """For the whole tree to stop; whatever is left then is ended with the process."""
 
 SWITCH_INTERVAL_S = 0.001
-"""How long a busy thread may keep the others waiting for the interpreter: the default of 5 ms is felt in every answer."""
+"""How long a busy thread may keep the others from the interpreter: the default of 5 ms is felt in every answer."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The README's table of settings, made from the settings themselves: `python tests/config/readme_table.py` writes it."""
+"""The README's table of settings, made from the settings: `python tests/config/readme_table.py` writes it."""
 
 from __future__ import annotations
 

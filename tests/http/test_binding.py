@@ -53,7 +53,7 @@ def test_what_is_left_out_has_its_default() -> None:
 
 
 def test_a_list_may_be_given_by_repeating_its_name() -> None:
-    given = MultiDict([("tags", "a"), ("tags", "b,c")])
+    given: MultiDict[str, str] = MultiDict([("tags", "a"), ("tags", "b,c")])
     assert SEARCH.bind({"session_id": "s"}, given, b"").tags == ["a", "b", "c"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Any, cast
 
@@ -208,7 +209,7 @@ async def test_a_body_over_the_limit_is_refused(serve: Serve, monkeypatch: pytes
     async with serve() as daemon, daemon.client() as client:
         announced = await client.post("/api/v1/chat", json={"content": "x" * 1024 * 1024})
 
-        async def chunks() -> Any:
+        async def chunks() -> AsyncGenerator[bytes]:
             for _ in range(20):
                 yield b"x" * 100_000
 

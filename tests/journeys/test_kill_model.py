@@ -1,4 +1,4 @@
-"""SIGKILL the embedded model's process: the daemon lives, the chat ends whole or with one typed error, the next works."""
+"""SIGKILL the embedded model's process: the daemon lives, the chat ends whole or with one typed error."""
 
 from __future__ import annotations
 

@@ -11,9 +11,8 @@ import httpx2
 import psutil
 import pytest
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
-
 from pocketpaw.actors.models.connections import KEPT_IDLE
+from trio_websocket import WebSocketConnection, open_websocket_url
 
 from .conftest import MakeDaemon
 from .daemon import Daemon, with_model_server
@@ -22,7 +21,7 @@ from .model_server_process import ModelServerProcess
 UNLIMITED = {"api_rate_limit_per_key": "0", "ws_rate_limit_per_peer": "0"}
 SETTLE_S = 30.0
 GROWTH = 1.05
-"""Memory after a crowd, over what it was after the crowd before it: Python keeps the arenas of its peak, and no more."""
+"""Memory after a crowd, over what it was after the crowd before: Python keeps the arenas of its peak, no more."""
 
 
 async def test_a_hundred_clients_and_fifty_chats_leave_nothing_behind(
