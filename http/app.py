@@ -21,11 +21,11 @@ from werkzeug.exceptions import NotFound as NoSuchPath
 from werkzeug.routing import RequestRedirect
 
 from ..actors.guard import Verdict
-from ..runtime import SYSTEM, ActorSystem
+from ..runtime import ActorSystem
 from ..runtime.errors import NotFound, PocketPawError
 from . import cors
 from .authentication import check, check_scope, facts, limit_headers
-from .call import Call, cancel_on_disconnect
+from .call import ANYBODY, Call, cancel_on_disconnect
 from .errors import InternalError, MethodNotAllowed, error_response
 from .route import Route
 from .transport import ClientDisconnected
@@ -129,7 +129,7 @@ class App(QuartTrio):
             bucket="api" if route is None else route.bucket,
             required=route is None or not route.is_exempt,
         )
-        return await self.system.ask(asked, principal=SYSTEM, trace_id=call.trace_id, sender="http")
+        return await self.system.ask(asked, principal=ANYBODY, trace_id=call.trace_id, sender="http")
 
     async def _respond(self, call: Call, scope: HTTPScope) -> Response:
         if cors.is_preflight(call.request):

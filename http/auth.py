@@ -18,6 +18,10 @@ from .route import JSON, post
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 
 
+class AccessToken(msgspec.Struct, frozen=True):
+    token: Text
+
+
 class LoginForm(msgspec.Struct, frozen=True):
     """The access token, or (not built yet) a user's e-mail address and password."""
 
@@ -61,6 +65,6 @@ _OK = {HTTPStatus.OK: ("Done; the cookie is set or cleared.", LoggedIn)}
 _LOGIN = {**_OK, HTTPStatus.NOT_IMPLEMENTED: ("E-mail and password are not built yet.", Problem)}
 ROUTES = [
     post("/auth/session", CreateSessionToken, scope="admin", bucket="auth"),
-    post("/auth/login", login, is_exempt=True, bucket="auth", responses=_LOGIN),
+    post("/auth/login", login, is_exempt=True, bucket="auth", responses=_LOGIN, described_as=[AccessToken]),
     post("/auth/logout", logout, responses=_OK),
 ]

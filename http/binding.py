@@ -94,7 +94,8 @@ class Binding(Generic[T]):
         self.path = part("path", [name for name in fields if name in path])
         self.query = part("query", in_query)
         self.body = part("body", in_body)
-        self._either = [fields[name] for name in query if fields[name].required] if has_body else []
+        self.either = {name: fields[name] for name in query if fields[name].required} if has_body else {}
+        """The required fields that may stand in the query or in the body."""
 
     def bind(self, values: Mapping[str, object], args: MultiDict[str, str], body: bytes) -> T:
         """Make the message.
@@ -113,7 +114,7 @@ class Binding(Generic[T]):
         for name, default in self._defaults.items():
             if found.get(name) is None:
                 found[name] = default()
-        for field in self._either:
+        for field in self.either.values():
             if found.get(field.name) is None:
                 raise InvalidInput("the field is required", field=["query", field.encode_name], type="missing")
         return self.message_type(**found)

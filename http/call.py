@@ -12,7 +12,7 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable
 from quart import Request
 
-from ..runtime import SYSTEM, ActorSystem, Message, Principal
+from ..runtime import ActorSystem, Message, Principal
 from ..runtime.errors import TooLarge
 from .transport import ClientDisconnected
 
@@ -27,8 +27,12 @@ BODY_LIMIT_BYTES = 32 * 1024 * 1024
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+ANYBODY = Principal("anybody")
+"""Who is asking as long as nobody has been recognized; may nothing."""
+
+
 class Call:
-    """`principal` is SYSTEM only where a route needs no credential; `verdict` is None where nobody was asked."""
+    """`verdict` is what the guard said; None where it was not asked, as the route needs no credential."""
 
     __slots__ = ("live", "principal", "receive", "request", "route", "system", "trace_id", "values", "verdict")
 
@@ -47,7 +51,7 @@ class Call:
         self.route: Route | None = None
         self.values: Mapping[str, object] = {}
         """What stood in the path."""
-        self.principal: Principal = SYSTEM
+        self.principal: Principal = ANYBODY
         self.verdict: Verdict | None = None
 
     async def ask(self, message: Message[R], *, timeout_s: float = 30.0) -> R:

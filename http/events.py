@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Annotated, cast
 
 import msgspec
@@ -45,23 +45,19 @@ async def _event_frames(past: Replay, wanted: frozenset[str]) -> AsyncGenerator[
         yield frame("connected", {"status": "ok"})
         if past.has_gap:
             yield gap_frame()
-        events: list[Event] | None = past.events
-        while events is not None:
-            told = b"".join(_told(event, wanted) for event in events)
-            if told or not events:
-                yield told or KEEP_ALIVE
-            events = await take(subscription)
+        yield _told(past.events, wanted)
+        while (events := await take(subscription)) is not None:
+            yield _told(events, wanted) if events else KEEP_ALIVE
 
 
-def _told(event: Event, wanted: frozenset[str]) -> bytes:
-    if wanted and event.name not in wanted:
-        return b""
-    return frame(event.name, cast("object", event.data()), event.seq)
+def _told(events: Iterable[Event], wanted: frozenset[str]) -> bytes:
+    """The frames of those events that are wanted; nothing is said of the others."""
+    told = (event for event in events if not wanted or event.name in wanted)
+    return b"".join(frame(event.name, cast("object", event.data()), event.seq) for event in told)
 
 
 async def _status_frames(call: Call) -> AsyncGenerator[bytes, None]:
     with call.system.bus.subscribe(AGENTS_TOPIC) as subscription:
-        events: list[Event] | None = []
         yield frame("status", await call.ask(GetAgentStatus()))
         while (events := await take(subscription)) is not None:
             yield frame("status", await call.ask(GetAgentStatus())) if events else KEEP_ALIVE

@@ -82,8 +82,7 @@ def _schemas(routes: Iterable[Route]) -> tuple[_Schemas, dict[str, Schema]]:
     """One pass over every type that is named, so that what they share is described once."""
     types: list[Any] = [Problem, InvalidRequest, Ok]
     for route in routes:
-        types += [part.type for part in _parts(route) if part.where == "body"]
-        named = [route.body_type, _answer(route), *(type_ for _, type_ in route.responses.values())]
+        named = [*_bodies(route), _answer(route), *(type_ for _, type_ in route.responses.values())]
         types += [type_ for type_ in named if type_ is not None]
     schemas, components = msgspec.json.schema_components(types, schema_hook=_any, ref_template=REFERENCE)
     return _Schemas(types, schemas), components
@@ -146,8 +145,8 @@ def _parameters(route: Route) -> list[Schema]:
         if part.where != "body":
             schema = _inline(part)
             for wire, field in part.fields.items():
-                parameter: Schema = {"name": wire, "in": part.where, "schema": schema[wire]}
-                if part.where == "path" or field.required:
+                parameter: Schema = {"name": wire, "in": part.where, "schema": _not_null(schema[wire])}
+                if part.where == "path" or field.required or route.needs(field.name):
                     parameter["required"] = True
                 if wire in part.lists:
                     parameter |= {"style": "form", "explode": False}
@@ -161,6 +160,13 @@ def _parameters(route: Route) -> list[Schema]:
     return parameters + [{"name": name, "in": "header", "schema": schema} for name, schema in route.headers.items()]
 
 
+def _not_null(schema: Schema) -> Schema:
+    """A parameter is text: it may be left out, but it is never null."""
+    present = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    rest = {key: value for key, value in schema.items() if key != "anyOf" and (key, value) != ("default", None)}
+    return {**present[0], **rest} if len(present) == 1 else schema
+
+
 def _inline(part: Part) -> Schema:
     """The schemas of a part's fields, by wire name: all are plain values."""
     (_,), components = msgspec.json.schema_components([part.type], schema_hook=_any, ref_template=REFERENCE)
@@ -168,12 +174,19 @@ def _inline(part: Part) -> Schema:
 
 
 def _body(route: Route, schemas: _Schemas) -> Schema | None:
+    bodies = [schemas.of(type_) for type_ in _bodies(route)]
+    if not bodies:
+        return None
+    part = route.message.body if route.message is not None else None
+    schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
+    return {"required": part is None or part.is_required, "content": {JSON: {"schema": schema}}}
+
+
+def _bodies(route: Route) -> tuple[Any, ...]:
+    """The types of which the request's body is one."""
     part = route.message.body if route.message is not None else None
     type_ = route.body_type if part is None else part.type
-    if type_ is None:
-        return None
-    is_required = part is None or part.is_required
-    return {"required": is_required, "content": {JSON: {"schema": schemas.of(type_)}}}
+    return route.described_as or (() if type_ is None else (type_,))
 
 
 def _responses(route: Route, schemas: _Schemas) -> Schema:

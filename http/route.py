@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import msgspec
 from quart import Response
@@ -27,7 +27,6 @@ from .binding import Binding, Default, decode_json, require_json
 from .call import Call
 
 Handler = Callable[..., Awaitable[object]]
-H = TypeVar("H", bound=Handler)
 
 PREFIXES = ("/api/v1", "/api")
 """Where every endpoint is mounted; the first is canonical."""
@@ -59,6 +58,7 @@ class Route:
         defaults: Mapping[str, Default] | None = None,
         wire: Mapping[str, str] | None = None,
         headers: Mapping[str, dict[str, object]] | None = None,
+        described_as: Sequence[Any] = (),
         on_resume: Route | None = None,
     ) -> None:
         self.method = method
@@ -74,6 +74,8 @@ class Route:
         self.is_built = is_built
         self.headers = dict(headers or {})
         """Request headers that it reads, with their JSON Schema."""
+        self.described_as = tuple(described_as)
+        """The types of which the body is one, for the document, where the handler's own says less."""
         self.on_resume = on_resume
         """What answers instead when the client says, by `Last-Event-ID`, that it has a part of the stream already."""
         self.has_body = method in {"POST", "PUT", "PATCH"}
@@ -122,6 +124,10 @@ class Route:
     @property
     def reads_body(self) -> bool:
         return self.body_type is not None or (self.message is not None and self.message.body is not None)
+
+    def needs(self, field: str) -> bool:
+        """Whether it cannot do without a field that may stand in more than one place."""
+        return self.message is not None and field in self.message.either
 
     async def answer(self, call: Call) -> Response:
         """Turn the request into a message, and the reply into the response; raises PocketPawError."""

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import cast
 
+import msgspec
+
 from ..actors.settings import Changed, ChangeSettings, GetSettings
+from ..config import Settings
 from .call import Call
 from .route import get, put
+
+SettingsChanges = msgspec.defstruct(
+    "SettingsChanges",
+    [(field.name, field.type | None | msgspec.UnsetType, msgspec.UNSET) for field in msgspec.structs.fields(Settings)],
+    forbid_unknown_fields=True,
+)
+
+
+class SettingsWritten(msgspec.Struct, frozen=True):
+    settings: SettingsChanges  # pyright: ignore[reportInvalidTypeForm] - made of the table above
 
 
 async def change_settings(call: Call, body: dict[str, object]) -> Changed:
@@ -21,5 +34,5 @@ async def change_settings(call: Call, body: dict[str, object]) -> Changed:
 
 ROUTES = [
     get("/settings", GetSettings, scope="settings:read"),
-    put("/settings", change_settings, scope="settings:write"),
+    put("/settings", change_settings, scope="settings:write", described_as=[SettingsChanges, SettingsWritten]),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import cast
 
 import msgspec
@@ -28,7 +29,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """What of an event's data is the contract's, by the event's name."""
 
 
-class TurnEvent(msgspec.Struct):
+class TurnEvent(msgspec.Struct, frozen=True):
     """One event of a turn, or several chunks that waited together. `seq` is the number of the last one."""
 
     seq: int
@@ -46,19 +47,13 @@ class TurnEvent(msgspec.Struct):
 
 def turn_events(events: Iterable[Event]) -> Iterator[TurnEvent]:
     """Read what came on a session's topic; chunks of one turn that follow one another are joined."""
-    waiting: TurnEvent | None = None
-    for event in events:
-        data = cast("JsonObject", event.data())
-        turn = TurnEvent(event.seq, event.name, str(data.get("turn_id", "")), data)
-        if waiting is not None and _joins(waiting, turn):
-            waiting.data["content"] = f"{waiting.data['content']}{turn.data['content']}"
-            waiting.seq = turn.seq
-            continue
-        if waiting is not None:
-            yield waiting
-        waiting = turn
-    if waiting is not None:
-        yield waiting
+    for _, run in groupby(map(_read, events), key=_join_key):
+        first, *others = run
+        if others:
+            content = "".join(str(event.data["content"]) for event in (first, *others))
+            yield TurnEvent(others[-1].seq, first.name, first.turn_id, {**first.data, "content": content})
+        else:
+            yield first
 
 
 def running_turn(events: list[Event]) -> list[Event]:
@@ -82,8 +77,14 @@ async def replay(bus: Bus, topic: str, after: int) -> Replay:
     past = bus.subscribe(topic, after)
     past.close()  # a closed subscription gives what it holds and does not wait
     events = await past.take()
-    return Replay(bus.subscribe(topic, events[-1].seq if events else None), events, past.has_gap)
+    return Replay(bus.subscribe(topic), events, past.has_gap)
 
 
-def _joins(earlier: TurnEvent, later: TurnEvent) -> bool:
-    return earlier.name == later.name == "chunk" and earlier.turn_id == later.turn_id
+def _read(event: Event) -> TurnEvent:
+    data = cast("JsonObject", event.data())
+    return TurnEvent(event.seq, event.name, str(data.get("turn_id", "")), data)
+
+
+def _join_key(event: TurnEvent) -> tuple[str, int]:
+    """The same for chunks of one turn, and for nothing else."""
+    return (event.turn_id, 0) if event.name == "chunk" else ("", event.seq)

@@ -9,10 +9,9 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketSco
 from quart.wrappers.response import DataBody
 
 from ..actors.guard import Verdict
-from ..runtime import SYSTEM
 from ..runtime.errors import NotFound, PocketPawError
 from .authentication import check, facts
-from .call import trace_id_from
+from .call import ANYBODY, trace_id_from
 from .conversation import Conversation, Opening
 from .errors import error_response
 from .transport import ClientDisconnected
@@ -58,7 +57,7 @@ class WebSocketConnection:
         if self._scope["path"] not in PATHS:
             raise NotFound(f"there is no WebSocket at {self._scope['path']}")
         asked = facts(self._scope, bucket="ws", required=True)
-        verdict = await self._app.system.ask(asked, principal=SYSTEM, trace_id=self._trace_id, sender="http")
+        verdict = await self._app.system.ask(asked, principal=ANYBODY, trace_id=self._trace_id, sender="http")
         if verdict.outcome != "unauthenticated":
             check(verdict)
         return verdict

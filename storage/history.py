@@ -31,7 +31,7 @@ class GetHistory(Message[list[HistoryMessage]], to="store/reader"):
 
     session_id: SessionId
     limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 50
-    before: str | None = None
+    before: Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")] | None = None
 
 
 class GetTurnHistory(Message[list[HistoryMessage]], to="store/reader"):
