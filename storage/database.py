@@ -11,13 +11,16 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..runtime.errors import NeedsOperator, Unavailable
-from .failures import sqlite_cause, translate
+from .failures import displaced, sqlite_cause, translate
 from .migrate import migrate
-from .sqlite_file import BUSY_TIMEOUT_S, mark_as_made, require_sound
+from .sqlite_file import BUSY_TIMEOUT_S, identity, mark_as_made, require_sound
 
 LOG_LIMIT_BYTES = 64 * 1024 * 1024
+_OPENED = "opened file"
+"""What a connection knows of the file that it has opened."""
 
 _PRAGMAS = (
     f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
@@ -88,6 +91,18 @@ def open_database(url: str) -> Database:
     return database
 
 
+def require_in_place(connection: Connection) -> None:
+    """See that the file which a connection has open is still the one at its path.
+
+    SQLite goes on with a file that was deleted or replaced under it: what it commits then is gone with the connection.
+    Raises: Unavailable
+    """
+    opened = connection.info.get(_OPENED)
+    path = Path(connection.engine.url.database or "")
+    if opened is not None and identity(path) != opened:
+        raise displaced(path)
+
+
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -121,10 +136,11 @@ def _sqlite_engine(url: URL, pragmas: tuple[str, ...], begin: str) -> Engine:
     """An engine that begins transactions itself: the driver would begin them too late, and never around a savepoint."""
     engine = create_engine(url, json_serializer=_to_json, json_deserializer=msgspec.json.decode)
 
-    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+    def prepare(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
         for pragma in pragmas:
             connection.execute(pragma)
+        record.info[_OPENED] = identity(Path(url.database or ""))
 
     def begin_transaction(connection: Connection) -> None:
         connection.exec_driver_sql(begin)

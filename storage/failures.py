@@ -56,6 +56,11 @@ def damaged(path: Path, copy: Path | None, reason: str) -> DatabaseDamaged:
     )
 
 
+def displaced(path: Path) -> Unavailable:
+    cause = "it was moved, deleted or replaced while in use"
+    return _unavailable(str(path), f"{cause}; put it back, or restart the daemon to go on with what is there now")
+
+
 def sqlite_cause(error: sqlite3.Error) -> str:
     """Say in words why SQLite failed, with its own words behind."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)

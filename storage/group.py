@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..runtime.errors import PocketPawError
 from ..runtime.message import Message
+from .database import require_in_place
 from .failures import translate
 from .registry import commands
 
@@ -18,10 +19,11 @@ def run_batch(connection: Connection, messages: Sequence[Message[Any]]) -> list[
     """Run the commands in one transaction with one COMMIT; return each one's reply, or the exception it ended in.
 
     Each has its own savepoint, so one that fails hurts no other. A PocketPawError is an answer; any other exception is
-    a crash of that command. If the database fails (disk full, COMMIT refused, connection lost), every command gets
-    that error.
+    a crash of that command. If the database fails (disk full, COMMIT refused, connection lost, file gone), every
+    command gets that error.
     """
     try:
+        require_in_place(connection)
         with connection.begin():
             if len(messages) == 1:  # the transaction itself is its savepoint
                 return [_run(connection, messages[0])]

@@ -46,6 +46,15 @@ def mark_as_made(path: Path) -> None:
         raise Unavailable(f"cannot write {marker}: {error.strerror}", path=str(marker)) from error
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tell which file is at `path`, whatever it holds; None if none can be seen there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def back_up(connection: sqlite3.Connection, path: Path, version: str) -> Path:
     """Copy the open database to `<name>.backup-<version>-<UTC stamp>` and delete all but the newest few copies."""
     backup = _beside(path, f".backup-{version}-{_stamp()}")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from ..runtime import Message, ThreadActor
 from ..runtime.errors import PocketPawError, Unavailable
 from ..runtime.handlers import Handler
 from .database import Database, open_database
-from .failures import DatabaseDamaged
+from .failures import DatabaseDamaged, translate
 from .group import run_batch
 from .registry import answer, commands, load_all, queries
 
@@ -28,17 +31,22 @@ GROUP = 200
 
 
 class Storage:
-    """The open database, or why there is none. Written by the writer's thread, read by the readers'."""
+    """The open database, or why there is none; for the threads of the writer and the readers alike."""
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._opening = threading.Lock()
         self._database: Database | None = None
         self._problem: PocketPawError | None = None
         self._tried_at = float("-inf")
 
     def open(self) -> None:
-        """Open the database; a failure is remembered, and is the answer to every message (safe mode)."""
-        self.close()
+        """Open the database anew; a failure is remembered, and is the answer to every message (safe mode)."""
+        with self._opening:
+            self.close()
+            self._open()
+
+    def _open(self) -> None:
         self._tried_at = time.monotonic()
         try:
             self._database, self._problem = open_database(self._url), None
@@ -46,22 +54,36 @@ class Storage:
             self._problem = problem
             log.warning("the database cannot be used", reason=problem.detail)
 
-    def database(self) -> Database:
-        """The open database.
+    def connect_writer(self) -> Connection:
+        """Connect to write; see `_connect`."""
+        return self._connect(Database.connect_writer)
+
+    def connect_reader(self) -> Connection:
+        """Connect to read; see `_connect`."""
+        return self._connect(Database.connect_reader)
+
+    def _connect(self, connect: Callable[[Database], Connection]) -> Connection:
+        """Connect to the open database; where it could not be opened a while ago, it is tried again.
 
         Raises:
-            DatabaseDamaged, Unavailable, NeedsOperator: why it could not be opened.
+            DatabaseDamaged, Unavailable, NeedsOperator: why there is none.
         """
-        if self._database is None:
-            problem = self._problem or Unavailable("the database is not open yet")
+        self._try_again()
+        database, problem = self._database, self._problem
+        if database is None:
+            problem = problem or Unavailable("the database is not open yet")
             raise PocketPawError.from_wire(problem.code, problem.detail, problem.data)
-        return self._database
+        try:
+            return connect(database)
+        except DBAPIError as error:
+            raise translate(error, database.url) or error from error
 
-    def try_again(self) -> None:
-        """Open it now if it could not be opened a while ago. What is damaged stays as it is until the next start."""
-        is_due = time.monotonic() - self._tried_at >= RETRY_S
-        if self._database is None and is_due and not isinstance(self._problem, DatabaseDamaged):
-            self.open()
+    def _try_again(self) -> None:
+        """What is damaged stays as it is until the next start."""
+        with self._opening:
+            is_due = time.monotonic() - self._tried_at >= RETRY_S
+            if self._problem is not None and is_due and not isinstance(self._problem, DatabaseDamaged):
+                self._open()
 
     def close(self) -> None:
         database, self._database = self._database, None
@@ -69,47 +91,62 @@ class Storage:
             database.close()
 
 
-class StoreWriter(ThreadActor):
-    """Commits what is queued together. It starts also where the database cannot be used, to say so."""
-
-    batch = GROUP
+class _StoreActor(ThreadActor):
+    """A thread with a connection of its own, made by the first message that needs it."""
 
     def __init__(self, storage: Storage) -> None:
         super().__init__()
         self._storage = storage
         self._connection: Connection | None = None
+
+    def on_stop(self) -> None:
+        self._release()
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class StoreWriter(_StoreActor):
+    """Commits what is queued together. It starts also where the database cannot be used, to say so."""
+
+    batch = GROUP
 
     def on_start(self) -> None:
         self._storage.open()
 
     def on_stop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        super().on_stop()
         self._storage.close()
 
     def handle_batch(self, messages: Sequence[Message[Any]]) -> list[object]:
-        self._storage.try_again()
         try:
-            if self._connection is None or self._connection.invalidated:
-                self._connection = self._storage.database().connect_writer()
+            connection = self._connected()
         except PocketPawError as problem:
             return [problem] * len(messages)
-        return run_batch(self._connection, messages)
+        return run_batch(connection, messages)
+
+    def _connected(self) -> Connection:
+        if self._connection is not None and self._connection.invalidated:
+            self._release()
+        if self._connection is None:
+            self._connection = self._storage.connect_writer()
+        return self._connection
 
 
-class StoreReader(ThreadActor):
+class StoreReader(_StoreActor):
     """Answers queries, each from one consistent snapshot."""
 
     threads = READERS
-
-    def __init__(self, storage: Storage) -> None:
-        super().__init__()
-        self._storage = storage
-        self._connection: Connection | None = None
-
-    def on_stop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
 
     def handle_batch(self, messages: Sequence[Message[Any]]) -> list[object]:
         return [self._query(message) for message in messages]
@@ -117,7 +154,7 @@ class StoreReader(ThreadActor):
     def _query(self, message: Message[Any]) -> object:
         try:
             if self._connection is None:
-                self._connection = self._storage.database().connect_reader()
+                self._connection = self._storage.connect_reader()
             return answer(self._connection, message)
         except PocketPawError as error:
             return error

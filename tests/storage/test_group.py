@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pocketpaw.runtime.errors import Conflict, Unavailable
 from pocketpaw.runtime.message import Done, Message
+from pocketpaw.storage.database import Database
 from pocketpaw.storage.failures import DatabaseDamaged
 from pocketpaw.storage.group import run_batch
 from pocketpaw.storage.registry import answer, command, commands, query
@@ -140,3 +141,28 @@ def test_a_function_must_fit_its_message() -> None:
         @command
         def second(connection: Connection, message: DeleteSession) -> Ok:
             raise NotImplementedError
+
+
+def test_a_file_that_was_moved_away_takes_nothing_until_it_is_back(
+    database: Database, writer: Connection, read: Ask
+) -> None:
+    run_batch(writer, [session("before")])
+    path = database.path
+    assert path is not None
+    elsewhere = path.rename(path.with_suffix(".elsewhere"))
+    for outcome in run_batch(writer, [session("lost"), session("lost too")]):
+        assert isinstance(outcome, Unavailable)
+        assert "moved, deleted or replaced" in outcome.detail
+    elsewhere.rename(path)
+    run_batch(writer, [session("after")])
+    assert kept(read) == {"before", "after"}
+
+
+def test_another_file_in_its_place_is_not_taken_for_it(database: Database, writer: Connection) -> None:
+    path = database.path
+    assert path is not None
+    another = path.with_suffix(".restored")
+    another.write_bytes(path.read_bytes())
+    another.replace(path)
+    (outcome,) = run_batch(writer, [session("lost")])
+    assert isinstance(outcome, Unavailable)
