@@ -62,7 +62,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     embedded_idle_s: Annotated[
         float,
-        about("The embedded model's process is stopped after this time without a question.", unit="s", ge=1, le=86_400),
+        about(
+            "The embedded model's process is stopped after this time without a question.",
+            unit="s",
+            ge=1,
+            le=86_400,
+            needs_restart=True,
+        ),
     ] = 300.0
 
     web_host: Annotated[
@@ -100,9 +106,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60
     file_jail_path: Annotated[str, about("The folder whose files the API and the tools may reach.")] = "~"
 
-    max_concurrent_conversations: Annotated[int, about("Turns that run at once; more wait.", ge=1, le=10_000)] = 32
+    max_concurrent_conversations: Annotated[
+        int, about("Turns that run at once; more wait.", ge=1, le=10_000, needs_restart=True)
+    ] = 32
     agent_idle_s: Annotated[
-        float, about("A session's agent is put to sleep after this time.", unit="s", ge=1, le=86_400)
+        float,
+        about("A session's agent is put to sleep after this time.", unit="s", ge=1, le=86_400, needs_restart=True),
     ] = 120.0
     turn_timeout_s: Annotated[float, about("A turn that takes longer is given up.", unit="s", ge=1, le=86_400)] = 600.0
     compaction_recent_window: Annotated[

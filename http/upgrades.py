@@ -18,6 +18,7 @@ from hypercorn.protocol.h11 import H2CProtocolRequiredError
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, Scope
+from wsproto.connection import ConnectionState as WebSocketState
 from wsproto.events import CloseConnection
 from wsproto.events import Event as WebSocketEvent
 from wsproto.frame_protocol import CloseReason
@@ -109,6 +110,11 @@ class WebSocketStream(WSStream):
             # Hypercorn goes on buffering what a peer sends that ignores our close.
             await self.send(StreamClosed(stream_id=self.stream_id))
 
+    async def say_what_is_wrong(self) -> None:
+        """Close with a reason where the peer broke the protocol (RFC 6455, 7.1.7): Hypercorn would just hang up."""
+        if self.state is ASGIWebsocketState.CONNECTED and self.connection.state is WebSocketState.OPEN:
+            await self._send_wsproto_event(CloseConnection(code=CloseReason.PROTOCOL_ERROR))
+
     async def go_away(self) -> None:
         """Tell the peer that the server stops; its answer ends the connection."""
         if self.state is ASGIWebsocketState.CONNECTED:
@@ -171,6 +177,7 @@ class WebSocketConnection(Upgraded):
         elif isinstance(event, EndBody) and self._refusal is not None:
             await self._refuse(self._refusal)
         elif isinstance(event, StreamClosed):
+            await self._stream.say_what_is_wrong()
             await self._stream.handle(event)
             await self._end()
 

@@ -747,6 +747,18 @@ async def test_a_message_over_the_limit_closes_with_1009() -> None:
     assert closed.value.reason.code == 1009
 
 
+@pytest.mark.parametrize(
+    "frame", [b"\x8f\x80abcd", b"\x81\x82abcd\xff\xff", b"\x81\x01x"], ids=["opcode", "UTF-8", "mask"]
+)
+async def test_a_websocket_client_that_breaks_the_protocol_is_told_so(frame: bytes) -> None:
+    async with serving(echo) as served, await served.connect() as client:
+        await client.send_all(UPGRADE)
+        await client.receive_some()
+        await client.send_all(frame)
+        assert await read_all(client) == b"\x88\x02\x03\xea"  # a close frame with 1002
+    assert served.errors == []
+
+
 async def test_a_websocket_may_be_refused_with_a_status() -> None:
     async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         await receive()
