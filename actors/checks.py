@@ -16,7 +16,7 @@ import trio
 from ..runtime import ActorSystem, Message
 from ..runtime.errors import NeedsOperator, PocketPawError
 from ..runtime.node import Node
-from ..storage.failures import DatabaseDamaged
+from ..storage.failures import DatabaseDamaged, DatabaseDisplaced
 from ..storage.soundness import CheckStorage
 from ..storage.tokens import RevokeToken
 from .models.router import CheckBackends
@@ -122,6 +122,11 @@ async def storage(around: Surroundings) -> list[Finding]:
     except DatabaseDamaged as error:
         hint = "Put a good copy (a .backup file beside it) in its place, or move it away to begin anew; then restart."
         return [Finding("critical", error.detail, hint)]
+    except DatabaseDisplaced as error:
+        hint = (
+            "Put the file back, or restart the daemon to go on with what is there now; nothing is written until then."
+        )
+        return [Finding("critical", error.detail, hint)]
     except NeedsOperator as error:
         return [Finding("critical", error.detail, "Correct database_url, then restart.")]
     except PocketPawError as error:
@@ -149,7 +154,11 @@ async def database(around: Surroundings) -> list[Finding]:
 async def disk_space(around: Surroundings) -> list[Finding]:
     """There is room left where the home folder is."""
     root = around.live.home.root
-    usage = await trio.to_thread.run_sync(shutil.disk_usage, root, abandon_on_cancel=True, limiter=_one_thread)
+    try:
+        usage = await trio.to_thread.run_sync(shutil.disk_usage, root, abandon_on_cancel=True, limiter=_one_thread)
+    except OSError as error:
+        hint = "Put it back, or mount its disk again; then restart the daemon."
+        return [Finding("critical", f"the home folder {root} cannot be seen: {error.strerror}", hint)]
     if usage.free >= DISK_WARNING_BYTES:
         return []
     status = "critical" if usage.free < DISK_CRITICAL_BYTES else "warning"

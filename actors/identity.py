@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import structlog
 import trio
+
+log = structlog.get_logger()
 
 FILES = ("IDENTITY.md", "SOUL.md", "STYLE.md", "INSTRUCTIONS.md", "USER.md")
 """In the order in which the model reads them."""
@@ -15,31 +18,48 @@ DEFAULT = (
 LIMIT_BYTES = 32 * 1024
 """Of each file: a longer one would leave no room for the conversation."""
 
-FRESH_S = 1.0
-
 
 class Identity:
-    """The texts as they are on disk, read at most once a second and never in the loop's thread."""
+    """The texts as they are on disk when they are asked for; those who ask together share a reading, in a thread.
+
+    A file that cannot be read counts as it was when it last could: nobody is left without an answer for it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._texts: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
         self._text = DEFAULT
-        self._read_at = float("-inf")
+        self._asked = 0
+        self._answered = 0  # who asked up to that number is answered with the text
+        self._reading = trio.Lock()
 
     async def text(self) -> str:
-        """What the files say; the default where there are none."""
-        now = trio.current_time()
-        if now - self._read_at >= FRESH_S:
-            self._read_at = now
-            self._text = await trio.to_thread.run_sync(self._read) or DEFAULT
+        """What the files say; the default where they say nothing."""
+        self._asked += 1
+        number = self._asked
+        async with self._reading:
+            if number > self._answered:
+                asked = self._asked
+                texts = await trio.to_thread.run_sync(self._read)
+                self._text, self._answered = "\n\n".join(texts) or DEFAULT, asked
         return self._text
 
-    def _read(self) -> str:
-        texts: list[str] = []
+    def _read(self) -> list[str]:
         for name in FILES:
             try:
                 with (self._folder / name).open("rb") as file:
-                    texts.append(file.read(LIMIT_BYTES).decode(errors="replace").strip())
-            except FileNotFoundError:
+                    self._texts[name] = file.read(LIMIT_BYTES).decode(errors="replace").strip()
+            except (FileNotFoundError, NotADirectoryError):
+                self._texts.pop(name, None)
+            except OSError as error:
+                self._report(name, str(error))
                 continue
-        return "\n\n".join(text for text in texts if text)
+            self._problems.pop(name, None)
+        return [text for name in FILES if (text := self._texts.get(name))]
+
+    def _report(self, name: str, problem: str) -> None:
+        """Log what is wrong with a file, once and not with every turn."""
+        if self._problems.get(name) != problem:
+            self._problems[name] = problem
+            log.warning("a text of the identity cannot be read", file=str(self._folder / name), reason=problem)

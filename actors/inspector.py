@@ -12,6 +12,7 @@ from ..config.logs import Redactor
 from ..runtime import Actor, Message, SupervisorNode
 from ..runtime.cell import Cell
 from ..runtime.dead_letters import DeadLetter
+from ..runtime.envelope import current_envelope
 from ..runtime.errors import Conflict, PocketPawError
 from ..runtime.inspection import ActorView, NodeView, detail, view
 from ..runtime.node import Node
@@ -20,7 +21,11 @@ from .agent import Agent, AgentState
 from .settings import LiveSettings
 
 RESTART_WAIT_S = 2.0
-"""A restart that takes longer goes on by itself: `http` for one waits for its last answers, this one among them."""
+"""A restart that takes longer goes on by itself."""
+
+BEGIN_S = 0.05
+"""For a restart to begin of what the request itself came through: `http` waits for its last answers, this one among
+them, and does not listen meanwhile."""
 
 TITLES_WAIT_S = 1.0
 TITLES_LIMIT = 500
@@ -101,7 +106,7 @@ class Inspector(Actor):
         supervisor = node.owner
         if not isinstance(supervisor, SupervisorNode):
             raise Conflict("the root has no supervisor that could restart it: restart the daemon")
-        with trio.move_on_after(RESTART_WAIT_S):
+        with trio.move_on_after(BEGIN_S if _is_asked_through(node) else RESTART_WAIT_S):
             await supervisor.restart_child(node.name)
         return self._view(node)
 
@@ -163,3 +168,9 @@ class Inspector(Actor):
             token_usage=activity.total_tokens,
             error_message=error,
         )
+
+
+def _is_asked_through(node: Node) -> bool:
+    """Whether the message in hand was sent by `node`, or by an actor below it."""
+    envelope = current_envelope.get()
+    return envelope is not None and f"{envelope.sender}/".startswith(f"{node.path}/")

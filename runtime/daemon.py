@@ -26,7 +26,7 @@ from ..config import logs
 from ..http.listener import Http
 from ..storage.store import Storage, StoreReader, StoreWriter
 from .child import CONNECTOR, Child
-from .supervisor import DynamicSupervisor, Supervisor
+from .spec import DynamicSupervisor, Supervisor
 from .system import ActorSystem
 
 SHUTDOWN_S = 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -45,7 +46,7 @@ class Incarnation:
         self.scope = trio.CancelScope()
         self.ready_at: float | None = None
         self.healthy_since: float | None = None  # its start, or its first proof of health where the actor gives one
-        self.ended_at: float | None = None
+        self.ended_at = math.inf
         self.exit: Exit | None = None
         self.verdict: Exit | None = None  # what its end will be called, whatever it says itself: it was killed for it
         self.is_stop_requested = False

@@ -36,8 +36,8 @@ class Record:
     def waits_for_sibling(self) -> bool:
         """Whether it was stopped with a sibling that has to start before it."""
         life = self.node.life
-        is_stopped = self.node.state == "stopped" and self.node.down is None
-        return is_stopped and life is not None and life.is_stop_requested
+        is_asked = life is not None and life.is_stop_requested
+        return is_asked and self.node.state == "stopped" and self.node.down is None
 
     def disarm(self) -> None:
         """Forget a pending restart or probe."""
@@ -53,8 +53,8 @@ class Record:
 
     def count_failure(self, life: Incarnation) -> None:
         """Count the end of `life`, which starts a new row of failures if it had proven its health."""
-        since, until = life.healthy_since, life.ended_at
-        if since is not None and until is not None and until - since >= self.spec.backoff.reset_after_s:
+        since = life.healthy_since
+        if since is not None and life.ended_at - since >= self.spec.backoff.reset_after_s:
             self.forgive()
         self.failures += 1
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import trio
 
-from .cell import Cell
 from .errors import Conflict, NeedsOperator, NotFound, PocketPawError, TransientFailure, Unavailable
 from .exits import AutoShutdown, Exit, LimitReached, SupervisorShutdown
-from .node import Incarnation, Node, Owner
+from .family import Family, has_mail
+from .node import Incarnation, Node
 from .record import Record
-from .spec import ChildSpec, DynamicSupervisor, Supervisor
-
-if TYPE_CHECKING:
-    from .system import ActorSystem
+from .spec import ChildSpec, DynamicSupervisor
 
 T = TypeVar("T")
 
@@ -29,28 +26,15 @@ Cause = Incarnation | trio.CancelScope
 """Why a child is looked at: an incarnation has ended, or the timer of a pending restart or probe has run out."""
 
 
-class SupervisorNode(Node, Owner):
+class SupervisorNode(Family):
     """A supervisor at work.
 
-    Its children's nodes stay when it is itself restarted, and with them their mailboxes. What follows a child's end is
-    decided one after the other, in `_decide`'s task, from a queue of exits and timers. With the strategy `one_for_one`
-    nothing ever waits there for a child, and an operator's request for one child does not wait for that of another.
+    What follows a child's end is decided one after the other, in `_decide`'s task, from a queue of exits and timers.
+    With the strategy `one_for_one` nothing ever waits there for a child, and an operator's request for one child does
+    not wait for that of another.
     """
 
-    kind = "supervisor"
     kill_grace_s = math.inf  # it never ignores its cancellation: it waits for its children, and theirs is bounded
-
-    def __init__(self, path: str, spec: Supervisor, owner: Owner, system: ActorSystem) -> None:
-        super().__init__(path, owner, system)
-        self.spec = spec
-        self.records: dict[str, Record] = {}
-        self._nursery: trio.Nursery | None = None  # while it decides: from its launch until its children are stopped
-        self._busy = trio.CancelScope()  # around its starting and deciding; cancelled when it is asked to stop
-        self._turn = trio.Lock()
-        self._is_sweeping = False
-        system.nodes[path] = self
-        for child in spec.children:
-            self._add(child)
 
     # What OTP's supervisor offers -------------------------------------------------------------------------------------
 
@@ -84,22 +68,6 @@ class SupervisorNode(Node, Owner):
             raise Conflict(f"{record.node.path} is {record.node.state}: terminate it first")
         self._remove(record, "was deleted")
 
-    def which_children(self) -> list[Node]:
-        return [record.node for record in self.records.values()]
-
-    def count_children(self) -> dict[str, int]:
-        nodes = self.which_children()
-        supervisors = sum(isinstance(node, SupervisorNode) for node in nodes)
-        return {
-            "specs": len(nodes),
-            "active": sum(node.is_alive for node in nodes),
-            "supervisors": supervisors,
-            "workers": len(nodes) - supervisors,
-        }
-
-    def get_childspec(self, id_: str) -> ChildSpec:
-        return self._record(id_).spec
-
     async def _start_child(self, spec: ChildSpec) -> Node:
         if spec.id in self.records:
             raise Conflict(f"{self.path or 'root'} has a child {spec.id!r} already")
@@ -118,9 +86,15 @@ class SupervisorNode(Node, Owner):
             record.node.state = "stopped"
             self._vacate(record, "was stopped")
             if self.spec.strategy != "one_for_one":
-                for other in self.records.values():
-                    if other.waits_for_sibling():  # whose restart is now forgotten
-                        other.node.lay_down(f"went down with {id_}")
+                self._lay_down_the_waiting(id_)
+
+    def _lay_down_the_waiting(self, terminated: str) -> None:
+        """No restart of a sibling is pending any more with which the others would have started again."""
+        records = self.records.values()
+        if not any(record.timer is not None and not record.is_parked for record in records):
+            for record in records:
+                if record.waits_for_sibling():
+                    record.node.lay_down(f"went down with {terminated}")
 
     async def _restart_child(self, id_: str) -> Node:
         async with self._turn_of(id_) as record:
@@ -167,89 +141,10 @@ class SupervisorNode(Node, Owner):
                 raise NotFound(f"{record.node.path} has gone meanwhile")
             yield record
 
-    # Children on demand -----------------------------------------------------------------------------------------------
-
-    def on_demand(self, name: str) -> Node | None:
-        """Make the cell of a dynamic child; its first message will start it. None if this supervisor makes none.
-
-        Raises:
-            Unavailable: it is not running, or has as many children as it may have.
-        """
-        spec = self.spec
-        if not isinstance(spec, DynamicSupervisor) or spec.factory is None or not name:
-            return None
-        if self.down is not None:
-            raise Unavailable(f"{self.path} {self.down}", actor=self.path)
-        if len(self.records) >= spec.max_children:
-            raise Unavailable(f"{self.path} has {spec.max_children} children, as many as it may have", actor=self.path)
-        return self._add(spec.child(name)).node
-
-    def activate(self, child: Node) -> None:
-        record = self.records.get(child.name)
-        if record is not None and record.is_on_demand and self._nursery is not None:
-            self._launch(record)
-
-    # Bookkeeping ------------------------------------------------------------------------------------------------------
-
-    def _add(self, spec: ChildSpec) -> Record:
-        path = f"{self.path}/{spec.id}" if self.path else spec.id
-        if isinstance(spec, Supervisor):
-            node: Node = SupervisorNode(path, spec, self, self.system)
-        else:
-            node = Cell(path, spec, self, self.system)
-            self.system.nodes[path] = node
-        is_made_on_demand = isinstance(self.spec, DynamicSupervisor) and self.spec.factory is not None
-        is_on_demand = is_made_on_demand or spec.lazy or spec.passivate_after_s is not None
-        turn = trio.Lock() if self.spec.strategy == "one_for_one" else self._turn
-        record = self.records[spec.id] = Record(spec, node, turn, is_on_demand=is_on_demand)
-        return record
-
-    def _remove(self, record: Record, why: str) -> None:
-        del self.records[record.spec.id]
-        record.node.lay_down(why)
-        self.system.forget(record.node, why)
-
-    def _record(self, id_: str) -> Record:
-        if id_ not in self.records:
-            raise NotFound(f"{self.path or 'root'} has no child {id_!r}")
-        return self.records[id_]
-
-    def _vacate(self, record: Record, why: str) -> None:
-        """Nobody lives there any more, and nobody will by itself."""
-        if record.spec.restart == "temporary" or isinstance(self.spec, DynamicSupervisor):
-            self._remove(record, why)
-        else:
-            record.node.lay_down(why)
-
-    def _rest(self, record: Record, why: str) -> None:
-        """Nobody lives there until a message comes; one that has come meanwhile is not kept waiting."""
-        if _has_mail(record.node):
-            self._launch(record)
-        elif isinstance(self.spec, DynamicSupervisor):
-            self._remove(record, why)
-        else:
-            record.node.state = "idle"
-
-    def _launch(self, record: Record) -> Incarnation:
-        assert self._nursery is not None, f"{self.path} is not running"
-        life = record.node.life
-        if life is not None and not life.is_over:
-            return life  # a message has started it meanwhile
-        if record.spec.passivate_after_s is not None and not self._is_sweeping:
-            self._is_sweeping = True
-            self._nursery.start_soon(self._sweep, name=f"{self.path}: passivation")
-        return record.node.launch(self._nursery)
-
-    def _count_and_launch(self, record: Record) -> Incarnation:
-        record.node.restarts += 1
-        self.system.report("restarting", record.node)
-        return self._launch(record)
-
     # Its own life -----------------------------------------------------------------------------------------------------
 
     async def _run(self, life: Incarnation) -> None:
         self._events, events = trio.open_memory_channel[tuple[Record, Cause]](math.inf)
-        self._is_sweeping = False
         exit_ = Exit("killed")
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -276,7 +171,7 @@ class SupervisorNode(Node, Owner):
                     nursery.cancel_scope.cancel()
 
     def launch(self, nursery: trio.Nursery) -> Incarnation:
-        self._busy = trio.CancelScope()
+        self._busy = trio.CancelScope()  # around its starting and deciding; cancelled when it is asked to stop
         return super().launch(nursery)
 
     def _can_be_asked(self, life: Incarnation) -> bool:
@@ -285,20 +180,10 @@ class SupervisorNode(Node, Owner):
     def _request_stop(self, life: Incarnation) -> None:
         self._busy.cancel()
 
-    def lay_down(self, why: str) -> None:
-        super().lay_down(why)
-        for record in self.records.values():
-            record.node.lay_down(why)
-
-    def stand_by(self) -> None:
-        super().stand_by()
-        for record in self.records.values():
-            record.node.stand_by()
-
     async def _start_all(self) -> None:
         for record in self._records_of_a_new_life():
             spec, node = record.spec, record.node
-            if spec.lazy and not node.is_alive and not _has_mail(node):
+            if spec.lazy and not node.is_alive and not has_mail(node):
                 node.state = "idle"
                 continue
             life = self._launch(record)
@@ -308,26 +193,6 @@ class SupervisorNode(Node, Owner):
                 if spec.on_limit == "escalate" and not isinstance(failure, TransientFailure | NeedsOperator):
                     raise failure or LimitReached(f"{node.path} ended while it started")
                 record.awaited = None  # so its exit, which is in the queue, is decided on like any other
-
-    def _records_of_a_new_life(self) -> list[Record]:
-        """What to start: the children that the spec names, and a dynamic supervisor's that still have messages.
-
-        Nodes, and so mailboxes, are those of the former life where there was one.
-        """
-        former, self.records = self.records, {}
-        for spec in self.spec.children:
-            record = former.pop(spec.id, None)
-            if record is None:
-                self._add(spec)
-            else:
-                self.records[spec.id] = record
-        for id_, record in former.items():
-            self.records[id_] = record
-            if not (isinstance(self.spec, DynamicSupervisor) and _has_mail(record.node)):
-                self._remove(record, "was not taken over by the supervisor's next incarnation")
-        for record in self.records.values():
-            record.restarts_at.clear()
-        return list(self.records.values())
 
     async def _started(self, record: Record, life: Incarnation) -> bool:
         """Wait for the outcome of a start; False if it has failed, which is then the caller's to deal with."""
@@ -462,41 +327,6 @@ class SupervisorNode(Node, Owner):
         with timer:
             await trio.sleep(delay_s)
             self._events.send_nowait((record, timer))
-
-    # Passivation ------------------------------------------------------------------------------------------------------
-
-    async def _sweep(self) -> None:
-        """Stop children that have had nothing to do for their `passivate_after_s`."""
-        while limits := [limit for record in self.records.values() if (limit := record.spec.passivate_after_s)]:
-            await trio.sleep(min(limits) / 4)
-            now = self.system.now()
-            for record in list(self.records.values()):
-                if isinstance(record.node, Cell) and _may_passivate(record.node, now) and self._nursery is not None:
-                    self._nursery.start_soon(self._passivate, record, record.node)
-        self._is_sweeping = False
-
-    async def _passivate(self, record: Record, cell: Cell) -> None:
-        async with record.turn:
-            life = cell.life
-            if not _may_passivate(cell, self.system.now()):
-                return  # something has come up meanwhile
-            await cell.stop(record.spec.shutdown_s)
-            # From here on nothing waits: a message that came while it stopped is seen, a later one starts it anew.
-            if cell.life is life and self._nursery is not None:
-                self._rest(record, "was passivated")
-
-
-def _has_mail(node: Node) -> bool:
-    return isinstance(node, Cell) and len(node.mailbox) > 0
-
-
-def _may_passivate(cell: Cell, now: float) -> bool:
-    """Ask an actor; an answer that is an exception crashes it, and nobody else."""
-    try:
-        return cell.may_passivate(now)
-    except BaseException as error:  # noqa: BLE001 nothing waits in it, so this is no cancellation
-        cell.kill(error)
-        return False
 
 
 def _start_failure(node: Node, life: Incarnation) -> PocketPawError:

@@ -95,7 +95,7 @@ def require_in_place(connection: Connection) -> None:
     """See that the file which a connection has open is still the one at its path.
 
     SQLite goes on with a file that was deleted or replaced under it: what it commits then is gone with the connection.
-    Raises: Unavailable
+    Raises: DatabaseDisplaced
     """
     opened = connection.info.get(_OPENED)
     path = Path(connection.engine.url.database or "")

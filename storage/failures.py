@@ -46,6 +46,12 @@ class DatabaseDamaged(NeedsOperator):
         return str(self.data["reason"])
 
 
+class DatabaseDisplaced(Unavailable):
+    """The file that is open is no longer the one at its path; what was written to it would be gone."""
+
+    code = "database_displaced"
+
+
 def damaged(path: Path, copy: Path | None, reason: str) -> DatabaseDamaged:
     kept = f"a copy is at {copy}" if copy else "no copy was made"
     return DatabaseDamaged(
@@ -56,9 +62,9 @@ def damaged(path: Path, copy: Path | None, reason: str) -> DatabaseDamaged:
     )
 
 
-def displaced(path: Path) -> Unavailable:
+def displaced(path: Path) -> DatabaseDisplaced:
     cause = "it was moved, deleted or replaced while in use"
-    return _unavailable(str(path), f"{cause}; put it back, or restart the daemon to go on with what is there now")
+    return DatabaseDisplaced(f"the database {path} cannot be used: {cause}", path=str(path), cause=cause)
 
 
 def sqlite_cause(error: sqlite3.Error) -> str:

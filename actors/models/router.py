@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -30,6 +31,9 @@ SERVER_WINDOW_TOKENS = 32_768
 """What a model behind a server is taken to read; it says so itself when that is too much."""
 
 CHECK_TIMEOUT_S = 10.0
+
+CLOSE_S = 0.5
+"""To close connections; less than what a kill leaves to unwind."""
 
 
 class BackendState(msgspec.Struct, frozen=True):
@@ -59,6 +63,7 @@ class Router(Actor):
     """
 
     handler_timeout_s = None  # a turn has its own limit
+    has_tasks = True
     concurrency = 10_000  # a check does not wait behind generations; those have a limit of their own
 
     def __init__(self, live: SettingsSource) -> None:
@@ -70,18 +75,25 @@ class Router(Actor):
         self._settings: Settings | None = None
         self._selection = Selection(())
 
-    async def on_stop(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-
     async def generate(self, message: Generate) -> AsyncGenerator[GenerationEvent]:
+        """Stream from the first backend that begins; the next one is asked only where nothing has been said."""
+        self._room.total_tokens = self._live.current.max_concurrent_conversations
         async with self._room:
-            events = self._try_in_turn(message)
-            try:
-                async for event in events:
-                    yield event
-            finally:
-                await events.aclose()
+            selection = self._select()
+            failures = list(selection.problems)
+            for backend in selection.backends:
+                has_begun = False
+                try:
+                    async with aclosing(self._ask(backend, message)) as events:
+                        async for event in events:
+                            has_begun = True
+                            yield event
+                    return
+                except PocketPawError as error:
+                    if has_begun or (len(selection.backends) == 1 and not selection.problems):
+                        raise
+                    failures.append(f"{backend.name}: {error.detail}")
+            raise Unavailable("no model could answer. " + "; ".join(failures))
 
     async def check_backends(self, message: CheckBackends) -> list[BackendState]:
         backends = self._select().backends
@@ -95,23 +107,6 @@ class Router(Actor):
                 nursery.start_soon(check, backend)
         return [states[backend] for backend in backends]
 
-    async def _try_in_turn(self, message: Generate) -> AsyncGenerator[GenerationEvent]:
-        """Stream from the first backend that begins; the next one is asked only where nothing has been said."""
-        selection = self._select()
-        failures = list(selection.problems)
-        for backend in selection.backends:
-            has_begun = False
-            try:
-                async for event in self._ask(backend, message):
-                    has_begun = True
-                    yield event
-                return
-            except PocketPawError as error:
-                if has_begun or (len(selection.backends) == 1 and not selection.problems):
-                    raise
-                failures.append(f"{backend.name}: {error.detail}")
-        raise Unavailable("no model could answer. " + "; ".join(failures))
-
     def _select(self) -> Selection:
         """The backends that the settings choose now; read anew only when they have changed."""
         settings = self._live.current
@@ -120,27 +115,26 @@ class Router(Actor):
             self._opened.clear()
         return self._selection
 
-    async def _ask(self, backend: Configured, message: Generate) -> AsyncGenerator[GenerationEvent]:
+    def _ask(self, backend: Configured, message: Generate) -> AsyncGenerator[GenerationEvent]:
         if backend.is_embedded:
-            events = self._ask_embedded(message)
-        else:
-            window = SERVER_WINDOW_TOKENS - (message.max_tokens or backend.max_tokens or DEFAULT_MAX_TOKENS)
-            request = msgspec.structs.replace(message, messages=fit(message.messages, window))
-            events = self._open(backend).generate(request)
-        try:
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
+            return self._ask_embedded(message)
+        window = SERVER_WINDOW_TOKENS - (message.max_tokens or backend.max_tokens or DEFAULT_MAX_TOKENS)
+        request = msgspec.structs.replace(message, messages=fit(message.messages, window))
+        return self._open(backend).generate(request)
 
     async def _ask_embedded(self, message: Generate) -> AsyncGenerator[GenerationEvent]:
-        """Ask the model's process; if it dies before its first word, ask the next one."""
+        """Ask the model's process; if it dies before its first word, ask the next one.
+
+        It writes one answer at a time, so that silence may mean that others are before us.
+        """
         window = CONTEXT_TOKENS - (message.max_tokens or DEFAULT_MAX_TOKENS)
         request = msgspec.structs.replace(message, messages=fit(message.messages, window))
         for attempt in range(EMBEDDED_ATTEMPTS):
             has_begun = False
             try:
-                async with self.stream(request, to=EMBEDDED) as events:
+                async with self.stream(
+                    request, to=EMBEDDED, idle_timeout_s=self._live.current.turn_timeout_s
+                ) as events:
                     async for event in events:
                         has_begun = True
                         yield event
@@ -171,6 +165,15 @@ class Router(Actor):
             from .openai_compatible import open_client  # see open_backend
 
             self._client = open_client()
+            self.spawn(self._close_in_the_end, self._client)
         if backend not in self._opened:
             self._opened[backend] = open_backend(backend, self._client)
         return self._opened[backend]
+
+    async def _close_in_the_end(self, client: Connections) -> None:
+        """However this life ends: none of its connections outlives it."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(CLOSE_S, shield=True):
+                await client.aclose()

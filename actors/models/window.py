@@ -14,21 +14,24 @@ TOKENS_PER_MESSAGE = 8
 
 
 def estimate_tokens(message: ChatMessage) -> int:
-    return len(message.content.encode()) // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE
+    calls = sum(len(call.name) + len(call.arguments.encode()) for call in message.tool_calls)
+    return (len(message.content.encode()) + calls) // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE
 
 
 def fit(messages: Sequence[ChatMessage], limit_tokens: int) -> tuple[ChatMessage, ...]:
     """Leave out the oldest messages until the rest is within `limit_tokens`, by estimate.
 
-    The system's message and the last one always stay: if they alone are too long, the model is left to say so.
+    What is left begins with a question: no answer or tool's result is without what it belongs to. The system's message
+    and all from the last question on always stay: if they alone are too long, the model is left to say so.
     """
     first = messages[:1] if messages[0].role == "system" else messages[:0]
-    *middle, last = messages[len(first) :]
-    left = limit_tokens - sum(map(estimate_tokens, (*first, last)))
-    kept: list[ChatMessage] = []
-    for message in reversed(middle):
-        left -= estimate_tokens(message)
+    talk = messages[len(first) :]
+    questions = [index for index, message in enumerate(talk) if message.role == "user"] or [0]
+    start = end = questions.pop()
+    left = limit_tokens - sum(map(estimate_tokens, (*first, *talk[start:])))
+    for index in reversed(questions):
+        left -= sum(map(estimate_tokens, talk[index:end]))
         if left < 0:
             break
-        kept.append(message)
-    return (*first, *reversed(kept), last)
+        start = end = index
+    return (*first, *talk[start:])

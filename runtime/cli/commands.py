@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Generator
@@ -122,6 +123,7 @@ def _serve(home: Home, overrides: dict[str, object]) -> None:
                 raise PortUnusable(f"{problem}; choose another with --port")
             _introduce(live)
             trio.run(run, live, partial(_announce, settings, note_url))
+            gc.freeze()  # nothing is left to collect: the interpreter's last look at everything takes over a second
     except AlreadyRunning as error:
         raise HomeTaken(str(error)) from error
     except HomeError as error:

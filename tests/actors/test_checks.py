@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, closing
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeVar
 
@@ -29,6 +31,7 @@ from pocketpaw.runtime import (
     SupervisorNode,
 )
 from pocketpaw.runtime.errors import NeedsOperator, PocketPawError, TransientFailure, Unavailable
+from pocketpaw.storage.failures import displaced
 from pocketpaw.storage.soundness import StorageReport
 from pocketpaw.storage.tables import utc_now
 from pocketpaw.storage.tokens import ListRevokedTokens, RevokeToken
@@ -122,6 +125,7 @@ async def test_a_store_that_takes_no_write_is_critical_and_says_why(
     ("error", "hint"),
     [
         (Unavailable("the database x cannot be used: the disk is full"), "Make room"),
+        (displaced(Path("x")), "Put the file back"),
         (NeedsOperator("database_url is not a database address"), "Correct database_url"),
     ],
 )
@@ -166,6 +170,13 @@ async def test_disk_space_has_two_thresholds(
     assert [finding.status for finding in findings] == ([status] if status else [])
     if findings:
         assert f"{free // MB} MB are left on the disk of {live.home.root}" == findings[0].message
+
+
+async def test_a_home_folder_that_has_gone_is_critical(live: LiveSettings) -> None:
+    shutil.rmtree(live.home.root)
+    (finding,) = await checks.disk_space.look(answering(live))
+    assert finding.status == "critical"
+    assert f"{live.home.root} cannot be seen" in finding.message
 
 
 async def test_a_disk_that_hangs_takes_one_thread_however_often_it_is_looked_at(

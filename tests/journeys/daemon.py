@@ -64,7 +64,11 @@ class Daemon:
         assert self._process is None or self._process.poll() is not None, "it is running"
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.command, "serve", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment()
+                [*self.command, "serve", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
             )
 
     def wait_until_serving(self, timeout_s: float = START_S) -> None:

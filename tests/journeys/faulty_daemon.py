@@ -1,9 +1,9 @@
 """The real daemon with actors in its tree, and routes in its API, that misbehave when they are told to. A program:
 
-    python -P tests/journeys/faulty_daemon.py serve --port 0      # takes what `pocketpaw` takes
+python -P tests/journeys/faulty_daemon.py serve --port 0      # takes what `pocketpaw` takes
 
-    POST /api/v1/faults/{actor}   {"how": …, "seconds"?, "times"?}   to the actor of that name under `faulty`
-    POST /api/v1/faults           {"how": …}                         in the request itself, or to the listener
+POST /api/v1/faults/{actor}   {"how": …, "seconds"?, "times"?}   to the actor of that name under `faulty`
+POST /api/v1/faults           {"how": …}                         in the request itself, or to the listener
 """
 
 from __future__ import annotations

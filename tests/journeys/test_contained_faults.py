@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import quantiles
@@ -15,39 +14,23 @@ import httpx2
 import pytest
 import trio
 
-from .daemon import Daemon, free_port
+from .conftest import start_faulty_daemon
+from .daemon import Daemon
+from .faults import misbehave, wait_until
 from .tree import node_of, tree_of
-
-PROGRAM = Path(__file__).with_name("faulty_daemon.py")
-SETTINGS = {"api_rate_limit_per_key": "0"}
 
 BACK_WITHIN_S = 1.0
 ANSWERS_WITHIN_S = 0.25
 """The 99th percentile of GET /health while a thread is blocked."""
 REQUESTS = 200
+SLEEP_S = 5.0
 PATIENCE_S = 20.0
 
 Error = dict[str, Any]
 
 
-def start_faulty_daemon(folder: Path) -> Daemon:
-    faulty = Daemon(folder, settings=SETTINGS, command=[sys.executable, "-P", str(PROGRAM)])
-    faulty.start("--port", str(free_port()))
-    return faulty
-
-
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One daemon for all: what these tests break is whole again after each."""
-    daemon = start_faulty_daemon(tmp_path_factory.mktemp("faulty"))
-    try:
-        yield daemon
-    finally:
-        daemon.close()
-
-
 @contextmanager
-def only_restarting(daemon: Daemon, *paths: str) -> Iterator[None]:
+def only_restarting(daemon: Daemon, *paths: str) -> Generator[None]:
     """See that in the block these actors, and no others, begin a new life, and that the daemon goes on."""
     with daemon.http as http:
         before = tree_of(http).lives()
@@ -60,10 +43,6 @@ def only_restarting(daemon: Daemon, *paths: str) -> Iterator[None]:
     assert daemon.is_running
 
 
-def misbehave(http: httpx2.Client, actor: str, how: str, **more: float) -> httpx2.Response:
-    return http.post(f"/api/v1/faults/{actor}", json={"how": how, **more})
-
-
 def errors(http: httpx2.Client, search: str) -> list[Error]:
     return http.get("/api/v1/health/errors", params={"search": search, "limit": 100}).raise_for_status().json()
 
@@ -72,13 +51,6 @@ def error_of(http: httpx2.Client, source: str, text: str) -> Error:
     """The latest error of `source` with that text, as soon as it is there."""
     wait_until(lambda: any(error["source"] == source for error in errors(http, text)))
     return next(error for error in errors(http, text) if error["source"] == source)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it does not come to that"
-        time.sleep(0.02)
 
 
 def time_until_life(daemon: Daemon, life: int) -> float:
@@ -189,18 +161,8 @@ def issues(http: httpx2.Client) -> dict[str, str]:
 
 
 async def test_a_thread_that_sleeps_slows_nobody_and_is_named_with_its_stack(faulty: Daemon) -> None:
-    slept_s, took_s = 5.0, list[float]()
     with only_restarting(faulty):
-        async with httpx2.AsyncClient(base_url=faulty.url, trust_env=False, timeout=30) as client:
-            async with trio.open_nursery() as nursery:
-                body = {"how": "block", "seconds": slept_s}
-                nursery.start_soon(lambda: client.post("/api/v1/faults/thread", json=body))
-                until = trio.current_time() + slept_s
-                while trio.current_time() < until:
-                    before = time.perf_counter()
-                    assert (await client.get("/health")).status_code == 200
-                    took_s.append(time.perf_counter() - before)
-                    await trio.sleep(0.01)
+        took_s = await ask_health_while_a_thread_sleeps(faulty.url)
         with faulty.http as http:
             error = error_of(http, "faulty/thread", "has been running for")
             assert "sleep_on_the_thread" in error["traceback"]
@@ -208,6 +170,21 @@ async def test_a_thread_that_sleeps_slows_nobody_and_is_named_with_its_stack(fau
     p50, p99 = (quantiles(took_s, n=100)[at] for at in (49, 98))
     print(f"\n/health while a thread sleeps: {len(took_s)} requests, p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms")
     assert p99 < ANSWERS_WITHIN_S
+
+
+async def ask_health_while_a_thread_sleeps(url: str) -> list[float]:
+    """How long each request took."""
+    took_s: list[float] = []
+    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=30) as client, trio.open_nursery() as nursery:
+        body = {"how": "block", "seconds": SLEEP_S}
+        nursery.start_soon(lambda: client.post("/api/v1/faults/thread", json=body))
+        until = trio.current_time() + SLEEP_S
+        while trio.current_time() < until:
+            before = time.perf_counter()
+            assert (await client.get("/health")).status_code == 200
+            took_s.append(time.perf_counter() - before)
+            await trio.sleep(0.01)
+    return took_s
 
 
 # Stops ----------------------------------------------------------------------------------------------------------------

@@ -51,6 +51,4 @@ def tree_of(http: httpx2.Client) -> Node:
 
 
 def node_of(http: httpx2.Client, path: str) -> Node:
-    return msgspec.json.decode(
-        http.get(f"/api/v1/runtime/actors/{path}").raise_for_status().content, type=_Detail
-    ).node
+    return msgspec.json.decode(http.get(f"/api/v1/runtime/actors/{path}").raise_for_status().content, type=_Detail).node

@@ -419,3 +419,64 @@ async def test_quiet_is_not_dead(autojump_clock: MockClock) -> None:
         await trio.sleep(3 * 3600)
         assert run.numbers() == {"a": 1, "b": 1}
         assert run.said("restarting") == []
+
+
+# An operator ends what a group waits for ------------------------------------------------------------------------------
+
+
+async def test_siblings_that_waited_for_one_that_is_terminated_are_said_to_be_down(autojump_clock: MockClock) -> None:
+    """Found here: they waited for ever, and so did whoever asked them."""
+    world = World()
+    world.once("b", "start", None, ValueError("not now"))
+    children = [
+        world.child("a"),
+        world.child("gone"),
+        world.child("b", **World.slow_restart()),
+        world.child("c"),
+        world.child("l", lazy=True),
+    ]
+    async with running(world, *children, strategy="one_for_all") as run:
+        await run.make("a", "crash")
+        assert run.states() == {"a": "running", "gone": "running", "b": "backoff", "c": "stopped", "l": "idle"}
+        await run.root.terminate_child("gone")
+        assert run.system.node("c").down is None, "it will start again with b"
+        await run.root.terminate_child("b")
+        assert run.states() == {"a": "running", "gone": "stopped", "b": "stopped", "c": "stopped", "l": "idle"}
+        for name, why in {"gone": "was stopped", "b": "was stopped", "c": "went down with b"}.items():
+            with pytest.raises(Unavailable, match=f"^{name} {why}$"):
+                await run.do(name)
+        assert (await run.do("a")).incarnation == 2
+        assert (await run.do("l")).incarnation == 1
+        await trio.sleep(100)
+        assert run.states()["c"] == "stopped"
+        await run.root.restart_child("c")
+        assert (await run.do("c")).incarnation == 2
+        await run.make("a", "crash")
+        assert set(run.states().values()) == {"running"}, "as in OTP, all are started"
+
+
+async def test_a_sibling_that_has_just_ended_by_itself_is_not_said_to_be_down(autojump_clock: MockClock) -> None:
+    world = World()
+    world.once("c", "stop", pause(2))
+    async with running(world, *world.children("a b c d"), strategy="rest_for_one") as run:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.root.restart_child, "c")
+            await settle()
+            nursery.start_soon(run.root.terminate_child, "a")
+            await settle()
+            await run.make("d", "crash")  # its restart waits for its turn, and the next decision for that
+            await run.make("b", "end")
+        await settle()
+        assert run.states() == {"a": "stopped", "b": "running", "c": "running", "d": "running"}
+        assert (await run.do("b")).incarnation == 2
+
+
+async def test_a_restart_that_is_called_off_leaves_no_task_behind(autojump_clock: MockClock) -> None:
+    world = World()
+    async with running(world, world.child("a", **World.slow_restart())) as run:
+        before = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(3):
+            await run.make("a", "crash")
+            await run.root.restart_child("a")
+            await settle()
+        assert trio.lowlevel.current_statistics().tasks_living == before

@@ -19,7 +19,13 @@ PROGRAMS = given(plans=TREES, strategy=STRATEGIES, steps=st.lists(STEPS, max_siz
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=SLOW, derandomize=True)
+@pytest.mark.timeout(120)
+@settings(
+    max_examples=int(os.environ.get("MACHINE_EXAMPLES", "250")),
+    deadline=None,
+    suppress_health_check=SLOW,
+    derandomize=True,
+)
 @PROGRAMS
 def test_whatever_happens_the_rules_hold(plans: tuple[Plan, ...], strategy: str, steps: list[Step]) -> None:
     trio.run(play, plans, strategy, steps, clock=MockClock(autojump_threshold=0))

@@ -7,7 +7,7 @@ import pytest
 from pocketpaw.runtime.errors import Conflict, Unavailable
 from pocketpaw.runtime.message import Done, Message
 from pocketpaw.storage.database import Database
-from pocketpaw.storage.failures import DatabaseDamaged
+from pocketpaw.storage.failures import DatabaseDamaged, DatabaseDisplaced
 from pocketpaw.storage.group import run_batch
 from pocketpaw.storage.registry import answer, command, commands, query
 from pocketpaw.storage.sessions import CreateSession, DeleteSession, ListSessions, Ok, Session
@@ -151,7 +151,7 @@ def test_a_file_that_was_moved_away_takes_nothing_until_it_is_back(
     assert path is not None
     elsewhere = path.rename(path.with_suffix(".elsewhere"))
     for outcome in run_batch(writer, [session("lost"), session("lost too")]):
-        assert isinstance(outcome, Unavailable)
+        assert isinstance(outcome, DatabaseDisplaced)
         assert "moved, deleted or replaced" in outcome.detail
     elsewhere.rename(path)
     run_batch(writer, [session("after")])
@@ -165,4 +165,4 @@ def test_another_file_in_its_place_is_not_taken_for_it(database: Database, write
     another.write_bytes(path.read_bytes())
     another.replace(path)
     (outcome,) = run_batch(writer, [session("lost")])
-    assert isinstance(outcome, Unavailable)
+    assert isinstance(outcome, DatabaseDisplaced)
