@@ -239,8 +239,9 @@ class Agent(Actor):
 
     async def _take_over(self) -> None:
         """Queue the turns that a former life left pending or running; each attempt is counted before it is made."""
+        known = {job.turn.id for job in self._jobs}  # also of those that end while the store is read
         turns = await self._ask_store(ListSessionTurns(session_id=self.session_id))
-        known = {job.turn.id for job in self._jobs}
+        known |= {job.turn.id for job in self._jobs}
         after = self.system.bus.last_seq(self._topic)
         for turn in turns:
             if turn.id not in known:

@@ -80,7 +80,7 @@ def tree(parts: Parts) -> Supervisor:
                 ],
             ),
             DynamicSupervisor("agents", partial(Agent, context=agents), passivate_after_s=settings.agent_idle_s),
-            Child(Recovery, parts.boot_id, restart="transient", wait=False, backoff=CONNECTOR, on_limit="park"),
+            Child(Recovery, parts.boot_id, wait=False, backoff=CONNECTOR, on_limit="park"),
             Child(Http, live, parts.on_bound),
         ],
     )

@@ -7,7 +7,9 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
+import trio
 from pocketpaw.actors import recovery
 from pocketpaw.actors.agent import Agent, AgentContext
 from pocketpaw.actors.identity import Identity
@@ -71,7 +73,7 @@ def tree(live: LiveSettings, store: Supervisor, asked: list[str]) -> Supervisor:
             store,
             Supervisor("models", [Child(FakeRouter, asked, id="router")]),
             DynamicSupervisor("agents", partial(Agent, context=context)),
-            Child(Recovery, "boot-2", restart="transient", wait=False, backoff=QUICK, on_limit="park", max_restarts=99),
+            Child(Recovery, "boot-2", wait=False, backoff=QUICK, on_limit="park", max_restarts=99),
         ],
     )
 
@@ -82,7 +84,7 @@ async def states(system: ActorSystem, *numbers: int) -> list[tuple[TurnState, in
 
 
 def is_done(system: ActorSystem) -> bool:
-    return system.node("recovery").state == "ignored"
+    return system.node("recovery").state == "running"
 
 
 async def unfinished(system: ActorSystem) -> int:
@@ -155,4 +157,20 @@ async def test_turns_are_taken_up_once_the_store_can_be_read(
         away.rename(folder)
         await until_finished(system, eventually)
         assert await states(system, 1) == [("done", 2)]
+    assert asked == ["number 1"]
+
+
+async def test_turns_that_lost_their_agent_are_taken_up_again(
+    live: LiveSettings, store: Supervisor, running: Running, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "SWEEP_S", 0.05)
+    asked = list[str]()
+    async with running(tree(live, store, asked)) as system:
+        await eventually(lambda: is_done(system))
+        orphan = msgspec.structs.replace(question(1, "s-1", "running"), boot_id="boot-2")
+        await system.ask(orphan)  # as when an agent's supervisor was restarted with the answer half written
+        await eventually(lambda: asked)
+        await until_finished(system, eventually)
+        assert await states(system, 1) == [("done", 2)]
+        await trio.sleep(0.2)  # several sweeps
     assert asked == ["number 1"]
