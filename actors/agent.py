@@ -79,12 +79,16 @@ class Accepted(msgspec.Struct, frozen=True):
     ended: Turn | None = None
 
 
+MediaPath = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+"""Where a file is, never the file itself. It is kept with the message; no model is shown it yet."""
+
+
 class Chat(Message[Accepted], to="agents/{session_id}"):
     """Say something to the agent of a session; an unknown session is made."""
 
     session_id: SessionId
     content: Annotated[str, msgspec.Meta(min_length=1, max_length=100_000)]
-    media: list[str] = msgspec.field(default_factory=list[str])
+    media: Annotated[list[MediaPath], msgspec.Meta(max_length=32)] = msgspec.field(default_factory=list[str])
     channel: str = "api"
     idempotency_key: str | None = None
 
@@ -157,7 +161,7 @@ class Agent(Actor):
         self._topic = session_topic(session_id)
         self._jobs: deque[_Job] = deque()  # the first one is in hand
         self._work_came = trio.Event()
-        self._unkept = 0  # replies that the store could not take yet
+        self._unkept: set[str] = set()  # turns whose replies the store could not take yet
         self._history: deque[ChatMessage] | None = None  # what came before the next job; None until it has been read
 
     async def on_start(self) -> None:
@@ -239,13 +243,17 @@ class Agent(Actor):
 
     async def _take_over(self) -> None:
         """Queue the turns that a former life left pending or running; each attempt is counted before it is made."""
-        known = {job.turn.id for job in self._jobs}  # also of those that end while the store is read
+        known = self._known()  # also of those that end while the store is read
         turns = await self._ask_store(ListSessionTurns(session_id=self.session_id))
-        known |= {job.turn.id for job in self._jobs}
+        known |= self._known()
         after = self.system.bus.last_seq(self._topic)
         for turn in turns:
             if turn.id not in known:
                 self._enqueue(msgspec.structs.replace(turn, state="pending"), after)
+
+    def _known(self) -> set[str]:
+        """The turns that this life sees to."""
+        return self._unkept | {job.turn.id for job in self._jobs}
 
     # Turns ------------------------------------------------------------------------------------------------------------
 
@@ -332,7 +340,7 @@ class Agent(Actor):
                     if self.activity.state == "thinking":
                         self._be("streaming", turn.channel)
                     answer.has_begun = True
-                    answer.text += event.text
+                    answer.pieces.append(event.text)
                     self._say(turn, "chunk", {"content": event.text, "type": "text"})
                 elif isinstance(event, ThinkingDelta):
                     answer.has_begun = True
@@ -361,7 +369,7 @@ class Agent(Actor):
             await self._ask_store(finish)
         except PocketPawError as error:
             if isinstance(error, AWAY):
-                self._unkept += 1
+                self._unkept.add(turn.id)
                 self.spawn(self._keep_later, finish)
             answer.state, answer.error = "failed", error
 
@@ -375,7 +383,7 @@ class Agent(Actor):
                 continue
             except PocketPawError as error:  # deleted meanwhile
                 log.info("a reply was not kept", actor=self.path, turn=finish.turn_id, reason=error.detail)
-            self._unkept -= 1
+            self._unkept.discard(finish.turn_id)
             return
 
     async def _ask_store(self, message: Message[R]) -> R:
@@ -421,10 +429,14 @@ class _Answer:
     """What became of a turn, as far as it has got."""
 
     state: Literal["done", "failed", "stopped", "interrupted"]
-    text: str = ""
+    pieces: list[str] = field(default_factory=list[str])
     has_begun: bool = False
     usage: Usage | None = None
     error: PocketPawError | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
 
 
 def _usage(usage: ModelUsage) -> Usage:

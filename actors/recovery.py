@@ -1,7 +1,7 @@
 """Hands turns that nobody works on to their sessions' agents.
 
-At start those of an earlier run; later any that were orphaned, because their agent was taken down with its supervisor, or
-the store answered too late.
+At start those of an earlier run; later any that were orphaned, because their agent was taken down with its supervisor,
+or the store answered too late.
 """
 
 from __future__ import annotations

@@ -106,9 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60
     file_jail_path: Annotated[str, about("The folder whose files the API and the tools may reach.")] = "~"
 
-    max_concurrent_conversations: Annotated[
-        int, about("Turns that run at once; more wait.", ge=1, le=10_000, needs_restart=True)
-    ] = 32
+    max_concurrent_conversations: Annotated[int, about("Turns that run at once; more wait.", ge=1, le=10_000)] = 32
     agent_idle_s: Annotated[
         float,
         about("A session's agent is put to sleep after this time.", unit="s", ge=1, le=86_400, needs_restart=True),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from typing import cast
 
 import msgspec
@@ -29,6 +28,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """What of an event's data is the contract's, by the event's name."""
 
 
+JOINED_CHARS = 64 * 1024
+"""Chunks are joined until they hold so much: many a WebSocket client takes no message over 1 MiB."""
+
+
 class TurnEvent(msgspec.Struct, frozen=True):
     """One event of a turn, or several chunks that waited together. `seq` is the number of the last one."""
 
@@ -46,14 +49,26 @@ class TurnEvent(msgspec.Struct, frozen=True):
 
 
 def turn_events(events: Iterable[Event]) -> Iterator[TurnEvent]:
-    """Read what came on a session's topic; chunks of one turn that follow one another are joined."""
-    for _, run in groupby(map(_read, events), key=_join_key):
-        first, *others = run
-        if others:
-            content = "".join(str(event.data["content"]) for event in (first, *others))
-            yield TurnEvent(others[-1].seq, first.name, first.turn_id, {**first.data, "content": content})
-        else:
-            yield first
+    """Read what came on a session's topic; chunks of one turn that follow one another are joined, up to a size."""
+    waiting: list[TurnEvent] = []
+    size = 0
+    for event in map(_read, events):
+        joins = waiting and event.name == waiting[0].name == "chunk" and event.turn_id == waiting[0].turn_id
+        if waiting and not (joins and size < JOINED_CHARS):
+            yield _joined(waiting)
+            waiting, size = [], 0
+        waiting.append(event)
+        size += len(str(event.data.get("content", "")))
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(events: list[TurnEvent]) -> TurnEvent:
+    first, *others = events
+    if not others:
+        return first
+    content = "".join(str(event.data["content"]) for event in events)
+    return TurnEvent(others[-1].seq, first.name, first.turn_id, {**first.data, "content": content})
 
 
 def running_turn(events: list[Event]) -> list[Event]:
@@ -83,8 +98,3 @@ async def replay(bus: Bus, topic: str, after: int) -> Replay:
 def _read(event: Event) -> TurnEvent:
     data = cast("JsonObject", event.data())
     return TurnEvent(event.seq, event.name, str(data.get("turn_id", "")), data)
-
-
-def _join_key(event: TurnEvent) -> tuple[str, int]:
-    """The same for chunks of one turn, and for nothing else."""
-    return (event.turn_id, 0) if event.name == "chunk" else ("", event.seq)

@@ -58,6 +58,10 @@ class Incarnation:
     def is_over(self) -> bool:
         return self.exit is not None
 
+    @property
+    def has_failed_to_start(self) -> bool:
+        return self.ready_at is None and self.exit is not None and self.exit.kind != "ignored"
+
 
 class Owner(ABC):
     """Whoever is told that a child has ended: a supervisor, or the system for the root."""

@@ -104,7 +104,7 @@ class SupervisorNode(Family):
             record.restarts_at.clear()
             life = self._count_and_launch(record)
             await life.settled.wait()
-            if life.ready_at is None and life.exit is not None and life.exit.kind != "ignored":
+            if life.has_failed_to_start:
                 raise _start_failure(record.node, life)
             return record.node
 
@@ -198,10 +198,9 @@ class SupervisorNode(Family):
         """Wait for the outcome of a start; False if it has failed, which is then the caller's to deal with."""
         record.awaited = life
         await life.settled.wait()
-        if life.ready_at is None and life.exit is not None and life.exit.kind == "ignored":
+        if life.exit is not None and life.exit.kind == "ignored":
             self._vacate(record, "has nothing to do")
-            return True
-        return life.ready_at is not None
+        return not life.has_failed_to_start
 
     async def _stop_all(self) -> None:
         """Stop the children in reverse order, a dynamic supervisor's all at once."""
@@ -226,9 +225,8 @@ class SupervisorNode(Family):
     # Decisions --------------------------------------------------------------------------------------------------------
 
     def child_exited(self, child: Node, life: Incarnation) -> None:
-        record = self.records.get(child.name)
-        if record is not None and record.node is child and not life.is_stop_requested and self._nursery is not None:
-            self._events.send_nowait((record, life))
+        if not life.is_stop_requested and self._nursery is not None:
+            self._events.send_nowait((self.records[child.name], life))
 
     async def _decide(self, events: trio.MemoryReceiveChannel[tuple[Record, Cause]]) -> None:
         async for record, cause in events:

@@ -199,9 +199,19 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def open_backend(backend: Configured, client: Connections, limits: Limits | None = None) -> OpenAICompatible:
-    """Make what asks a configured backend other than the embedded model."""
-    from .openai_compatible import DEFAULT_LIMITS, OpenAICompatible  # an HTTP client is 4 MB that not everybody needs
+FALLBACK_SILENCE_S = 30.0
+"""How long a backend may be silent while another one waits to answer instead."""
+
+
+def open_backend(
+    backend: Configured, client: Connections, limits: Limits | None = None, *, has_fallback: bool = False
+) -> OpenAICompatible:
+    """Make what asks a backend other than the embedded model; one with a fallback is tried once, and briefly."""
+    from .openai_compatible import DEFAULT_LIMITS, OpenAICompatible
+
+    limits = limits or DEFAULT_LIMITS
+    if has_fallback:
+        limits = msgspec.structs.replace(limits, retries=0, silence_s=min(limits.silence_s, FALLBACK_SILENCE_S))
 
     return OpenAICompatible(
         name=backend.name,
@@ -210,7 +220,7 @@ def open_backend(backend: Configured, client: Connections, limits: Limits | None
         client=client,
         api_key=backend.api_key,
         max_tokens=backend.max_tokens,
-        limits=limits or DEFAULT_LIMITS,
+        limits=limits,
     )
 
 

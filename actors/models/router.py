@@ -162,12 +162,13 @@ class Router(Actor):
     def _open(self, backend: Configured) -> OpenAICompatible:
         """What asks `backend`; kept, as it learns how its server wants to be asked."""
         if self._client is None:
-            from .openai_compatible import open_client  # see open_backend
+            from .openai_compatible import open_client  # here: an HTTP client is 4 MB that not everybody needs
 
             self._client = open_client()
             self.spawn(self._close_in_the_end, self._client)
         if backend not in self._opened:
-            self._opened[backend] = open_backend(backend, self._client)
+            has_fallback = backend is not self._selection.backends[-1]
+            self._opened[backend] = open_backend(backend, self._client, has_fallback=has_fallback)
         return self._opened[backend]
 
     async def _close_in_the_end(self, client: Connections) -> None:

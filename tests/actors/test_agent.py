@@ -522,10 +522,12 @@ async def test_a_reply_that_cannot_be_kept_is_said_to_be_so_and_kept_later(
         assert (await home.turn(accepted)).state == "running"
         await trio.testing.wait_all_tasks_blocked()
         assert not home.actor().is_idle()
+        await home.system.ask(ResumeTurns(session_id="s-1"))  # it is nobody's to answer anew
         fault.fails = None
         await eventually(lambda: home.actor().is_idle())
         turn = await home.turn(accepted)
         assert home.ends() == [accepted.turn_id]
+    assert len(home.model.asked) == 1
     assert said[-2:] == [
         ("error", {"session_id": "s-1", "detail": "the disk is full", "code": "unavailable"}),
         ("stream_end", {**said[-1][1], "state": "failed", "content": "re: hello"}),

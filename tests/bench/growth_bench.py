@@ -1,6 +1,7 @@
 """The rows of sessions list and search: their time at 100,000 messages over that at 1,000, in the store and over HTTP.
 
-The messages are made of words as frequent as in a language (Zipf's law). Each holds one common word, the oldest a rare one.
+The messages are made of words as frequent as in a language (Zipf's law). Each holds one common word, and the oldest a
+rare one.
 """
 
 from __future__ import annotations

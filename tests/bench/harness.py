@@ -33,7 +33,7 @@ ENDPOINTS = (
 class Sizes(msgspec.Struct, frozen=True):
     """How much load: of `bench.py`, `chats` with one client, and 2 and 4 times as many with 8 and 32."""
 
-    wrk_s: float
+    wrk_s: int
     chats: int
     quiet_wait_s: float
 
@@ -116,7 +116,7 @@ class Harness:
             *(self._python, str(self._folder / "bench.py"), "--base", f"http://127.0.0.1:{server.port}"),
             *("--token", TOKEN, "--pid", str(server.pid), "--label", server.name, "--out", str(out)),
             *("--sections", "bcdh" if has_wrk else "bdh", "--tmp", str(self._state)),
-            *("--wrk-s", f"{sizes.wrk_s:g}", "--chats", str(sizes.chats), "--quiet-wait", f"{sizes.quiet_wait_s:g}"),
+            *("--wrk-s", str(sizes.wrk_s), "--chats", str(sizes.chats), "--quiet-wait", f"{sizes.quiet_wait_s:g}"),
             "--xff" if server.many_addresses else "--no-xff",
         ]
         with (self._state / f"logs/{server.name}-load.log").open("wb") as log:

@@ -148,10 +148,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wrk_per_s(port: int, path: str, connections: int, seconds: float) -> float:
+def wrk_per_s(port: int, path: str, connections: int, seconds: int) -> float:
     """Answers a second to GETs over so many connections; none of them may fail."""
     token = f"Authorization: Bearer {TOKEN}"
-    load = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-H", token, f"http://127.0.0.1:{port}{API}{path}"]
+    load = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-H", token, f"http://127.0.0.1:{port}{API}{path}"]
     printed = subprocess.run(load, capture_output=True, text=True, check=True).stdout
     found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
     if found is None or "Non-2xx" in printed or "Socket errors" in printed:

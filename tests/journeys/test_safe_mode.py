@@ -97,15 +97,10 @@ def truncate(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def pages(path: Path) -> int:
-    return path.stat().st_size // PAGE_BYTES
-
-
 DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "another file in its place": ("stopped", lambda path: overwrite(path, 0, b"not a database at all"), "not a SQLite"),
     "pages overwritten": ("stopped", lambda path: overwrite(path, PAGE_BYTES, b"\xa5" * PAGE_BYTES * 4), ""),
     "cut off within a page": ("stopped", lambda path: truncate(path, path.stat().st_size - 100), "cut off"),
-    "cut in half": ("stopped", lambda path: truncate(path, pages(path) // 2 * PAGE_BYTES), ""),
     "emptied": ("stopped", lambda path: truncate(path, 0), "empty"),
     "deleted beside its log": ("killed", lambda path: path.unlink(), "gone"),
 }

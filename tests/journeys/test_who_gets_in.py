@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import httpx2
@@ -104,12 +105,13 @@ def test_the_document_says_of_what_is_open_and_of_nothing_else_that_it_is(daemon
 @pytest.mark.parametrize("headers", FORWARDED.values(), ids=FORWARDED)
 def test_a_stranger_gets_nothing_but_what_is_open(daemon: Daemon, headers: dict[str, str]) -> None:
     with daemon.http as http:
-        check_closed(http, headers)
+        check_closed(http, headers, mounts=1)
 
 
-def check_closed(http: httpx2.Client, headers: dict[str, str]) -> None:
+def check_closed(http: httpx2.Client, headers: dict[str, str], *, mounts: int = 2) -> None:
+    """See that nothing but what is open answers at the first `mounts` places of each operation."""
     for operation in operations(http):
-        for url in operation.urls():
+        for url in islice(operation.urls(), mounts):
             answer = http.request(operation.method, url, headers=headers)
             if operation.is_open:
                 assert answer.status_code not in (401, 403), (operation, url, answer.text[:200])
@@ -123,11 +125,10 @@ def check_closed(http: httpx2.Client, headers: dict[str, str]) -> None:
 def test_a_page_from_elsewhere_reads_nothing_and_changes_nothing(daemon: Daemon, origin: str) -> None:
     with daemon.http as http:
         for operation in operations(http):
-            for url in operation.urls():
-                answer = http.request(operation.method, url, headers={"Origin": origin})
-                assert "Access-Control-Allow-Origin" not in answer.headers
-                if not operation.is_open:
-                    assert answer.status_code == (401 if operation.method in SAFE else 403), (operation, url)
+            answer = http.request(operation.method, next(operation.urls()), headers={"Origin": origin})
+            assert "Access-Control-Allow-Origin" not in answer.headers
+            if not operation.is_open:
+                assert answer.status_code == (401 if operation.method in SAFE else 403), operation
 
 
 def test_from_this_machine_everything_is_open(daemon: Daemon) -> None:
@@ -153,7 +154,7 @@ def test_a_daemon_that_listens_everywhere_takes_nobody_for_local(tmp_path_factor
     try:
         with daemon.http as http:
             check_closed(http, {})
-            check_closed(http, {"Host": "localhost"})
+            check_closed(http, {"Host": "localhost"}, mounts=1)
     finally:
         daemon.close()
 

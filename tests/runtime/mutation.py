@@ -101,6 +101,8 @@ def is_idle(node: ast.AST) -> bool:
         return True
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
         return True
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "TypeVar":
+        return True
     if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
         return True  # a type
     return isinstance(node, ast.Assert | ast.Import | ast.ImportFrom) or (

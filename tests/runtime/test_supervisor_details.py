@@ -1,0 +1,260 @@
+"""What the other supervisor tests leave open: each of these was a mutant that had survived them (`mutation.py`)."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.lowlevel
+from pocketpaw.runtime import ActorSystem, DynamicSupervisor, IgnoreStart, Report, RootGaveUp, Supervisor
+from pocketpaw.runtime.errors import ActorDied, Conflict, NotFound, Unavailable
+from pocketpaw.runtime.exits import SupervisorShutdown
+from trio.testing import MockClock
+
+from .scripted import World, pause, running, settle
+
+# Before and after -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_tree_is_laid_out_before_it_runs(autojump_clock: MockClock) -> None:
+    world = World()
+    system = ActorSystem(Supervisor("root", [world.child("a"), Supervisor("sub", world.children("x"))]))
+    assert set(system.nodes) == {"", "a", "sub", "sub/x"}
+    assert {node.kind for path, node in system.nodes.items() if path in ("", "sub")} == {"supervisor"}
+    assert system.root.count_children() == {"specs": 2, "active": 0, "supervisors": 1, "workers": 1}
+    with pytest.raises(Unavailable, match=r"^root is not running$"):
+        await system.root.restart_child("a")
+
+
+async def test_a_child_that_is_killed_while_the_tree_starts_ends_the_start(autojump_clock: MockClock) -> None:
+    world = World()
+    world.once("a", "start", pause(5))
+    system = ActorSystem(Supervisor("root", world.children("a b")))
+    reasons: list[str] = []
+
+    async def run() -> None:
+        with pytest.raises(RootGaveUp) as caught:
+            await system.run()
+        reasons.append(str(caught.value))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await settle()
+        life = system.node("a").life
+        assert life is not None
+        life.scope.cancel()
+    assert reasons == ["LimitReached: a ended while it started"]
+
+
+async def test_a_supervisor_that_is_cancelled_from_outside_was_killed(autojump_clock: MockClock) -> None:
+    world = World()
+    async with running(world, Supervisor("sub", world.children("x"))) as run:
+        await run.kill("sub")
+        (exited,) = run.said("exited", "sub")
+        assert (exited.exit_kind, exited.text) == ("killed", "killed")
+
+
+async def test_a_supervisors_former_life_leaves_no_task_behind(autojump_clock: MockClock) -> None:
+    world = World()
+    world.always("x", "idle", trio.lowlevel.checkpoint)
+    sub = Supervisor("sub", [world.child("x", passivate_after_s=100.0), world.child("y", **World.slow_restart())])
+    async with running(world, sub) as run:
+        before = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(2):
+            await run.make("sub/y", "crash")
+            await run.root.restart_child("sub")
+            await settle()
+        assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_a_lazy_child_that_has_run_is_lazy_again_in_its_supervisors_next_life(autojump_clock: MockClock) -> None:
+    world = World()
+    async with running(world, Supervisor("sub", [world.child("l", lazy=True)])) as run:
+        await run.do("sub/l")
+        await run.root.restart_child("sub")
+        assert run.states()["sub/l"] == "idle"
+        assert (await run.do("sub/l")).incarnation == 2
+
+
+async def test_a_supervisor_that_was_parked_is_trusted_after_a_minute_of_health(autojump_clock: MockClock) -> None:
+    world = World()
+    sub = Supervisor("sub", [world.child("x", max_restarts=0)], on_limit="park", max_restarts=1, probe_s=10.0)
+    async with running(world, sub) as run:
+        await run.make("sub/x", "crash")
+        await run.make("sub/x", "crash")
+        assert run.states()["sub"] == "parked"
+        await trio.sleep(11)
+        await run.make("sub/x", "crash")
+        assert run.states()["sub"] == "parked", "it has not proven itself"
+        await trio.sleep(11 + 61)
+        await run.make("sub/x", "crash")
+        assert run.states()["sub"] == "running"
+
+
+# Requests that cross --------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_for_a_child_that_has_gone_meanwhile_says_so(autojump_clock: MockClock) -> None:
+    world = World()
+    world.once("t", "stop", pause(1))
+    async with running(world, world.child("t", restart="temporary")) as run:
+        said: list[str] = []
+
+        async def terminate() -> None:
+            try:
+                await run.root.terminate_child("t")
+                said.append("done")
+            except NotFound as error:
+                said.append(error.detail)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(terminate)
+            nursery.start_soon(terminate)
+        assert said == ["done", "t has gone meanwhile"]
+
+
+async def test_a_child_is_not_deleted_in_the_middle_of_its_restart(autojump_clock: MockClock) -> None:
+    world = World()
+    async with running(world, world.child("a")) as run:
+        refusals: list[str] = []
+
+        def delete_at_exit(report: Report) -> None:
+            if report.kind == "exited":
+                with pytest.raises(Conflict) as caught:
+                    run.root.delete_child("a")
+                refusals.append(caught.value.detail)
+
+        run.system.on_report = delete_at_exit
+        await run.root.restart_child("a")
+        run.system.on_report = run.reports.append
+        assert refusals == ["a is stopped: terminate it first"]
+        assert run.node_is("a", "running", 2)
+
+
+async def test_a_restarted_child_may_ignore_or_end_at_once(autojump_clock: MockClock) -> None:
+    """Neither is a failed start."""
+    world = World()
+    async with running(world, world.child("a", restart="transient")) as run:
+        world.once("a", "start", IgnoreStart())
+        assert (await run.root.restart_child("a")).state == "ignored"
+        world.once("a", "task", SupervisorShutdown("nothing to do any more"))
+        assert (await run.root.restart_child("a")).number == 3
+        await settle()
+        assert run.states() == {"a": "stopped"}
+
+
+async def test_requests_that_fail_name_the_supervisor(autojump_clock: MockClock) -> None:
+    world = World()
+    world.always("x", "stop", pause(60))
+    async with running(world, Supervisor("sub", world.children("x", shutdown_s=100.0))) as run:
+        sub = run.supervisor("sub")
+        with pytest.raises(Conflict, match=r"^sub has a child 'x' already$"):
+            await sub.start_child(world.child("x"))
+        with pytest.raises(NotFound, match=r"^sub has no child 'y'$"):
+            await sub.restart_child("y")
+        said: list[str] = []
+
+        async def restart() -> None:
+            with pytest.raises(Unavailable) as caught:
+                await sub.restart_child("x")
+            said.append(caught.value.detail)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(restart)
+            await settle()
+            sub.kill(ValueError("now"))
+        assert said == ["sub was stopped meanwhile"]
+
+
+async def test_a_parked_sibling_is_no_pending_restart(autojump_clock: MockClock) -> None:
+    """Its probe would not start those who wait for another."""
+    world = World()
+    world.once("b", "start", None, ValueError("not now"))
+    children = [
+        world.child("p", on_limit="park", max_restarts=0),
+        world.child("a"),
+        world.child("b", **World.slow_restart()),
+        world.child("c"),
+    ]
+    async with running(world, *children, strategy="one_for_all") as run:
+        await run.make("p", "crash")
+        await run.make("a", "crash")
+        assert run.states() == {"p": "parked", "a": "running", "b": "backoff", "c": "stopped"}
+        await run.root.terminate_child("b")
+        with pytest.raises(Unavailable, match=r"^c went down with b$"):
+            await run.do("c")
+
+
+async def test_one_for_one_has_no_siblings_that_wait(autojump_clock: MockClock) -> None:
+    """One that is being passivated has been asked to stop too, but it is nobody's sibling here."""
+    world = World()
+    async with running(world, world.child("a", passivate_after_s=10.0), world.child("b")) as run:
+        at_exit: list[str] = []
+
+        def terminate_b_at_exit(report: Report) -> None:
+            if report.kind == "exited" and report.path == "a":
+                at_exit.append(run.states()["a"])
+                nursery.start_soon(run.root.terminate_child, "b")
+
+        async with trio.open_nursery() as nursery:
+            run.system.on_report = terminate_b_at_exit
+            await trio.sleep(20)
+        assert at_exit == ["stopped"]
+        assert run.states() == {"a": "idle", "b": "stopped"}
+        assert (await run.do("a")).incarnation == 2
+
+
+# What is said ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("way", "why"),
+    [
+        ("could not start", "dyn/a could not start before it answered"),
+        ("ignored", "dyn/a has nothing to do before it answered"),
+        ("terminated", "dyn/a was stopped before it answered"),
+        ("ended", "dyn/a has ended before it answered"),
+        ("not taken over", "sub/a was not taken over by the supervisor's next incarnation before it answered"),
+        ("sibling", "sub/a went down with a sibling before it answered"),
+    ],
+)
+async def test_whoever_waits_for_one_that_goes_is_told_why(autojump_clock: MockClock, way: str, why: str) -> None:
+    world = World()
+    sub = Supervisor("sub", [world.child("s")], strategy="one_for_all")
+    async with running(world, DynamicSupervisor("dyn"), sub) as run, trio.open_nursery() as nursery:
+        told: list[str] = []
+
+        async def ask(path: str) -> None:
+            with pytest.raises(ActorDied) as caught:
+                await run.do(path, number=2)
+            told.append(caught.value.detail)
+
+        async def start(path: str, restart: str) -> None:
+            try:
+                await run.supervisor(path).start_child(world.child("a", restart=restart, start_timeout_s=3.0))
+            except Unavailable:
+                assert way == "could not start"
+
+        path = why.partition("/")[0]
+        if way in ("could not start", "ignored"):
+            world.once("a", "start", trio.sleep_forever if way == "could not start" else slow_ignore)
+        nursery.start_soon(start, path, "permanent" if way == "not taken over" else "temporary")
+        await settle()
+        if way not in ("could not start", "ignored"):
+            await run.tell(f"{path}/a", "crash" if way == "ended" else "hang")
+            if way != "ended":
+                await settle()
+        nursery.start_soon(ask, f"{path}/a")
+        await trio.lowlevel.checkpoint()
+        if way == "terminated":
+            await run.supervisor("dyn").terminate_child("a")
+        elif way == "not taken over":
+            await run.kill("sub")
+        elif way == "sibling":
+            run.system.node("sub/s").kill(ValueError("now"))
+        await trio.sleep(20)
+        assert told == [why]
+
+
+async def slow_ignore() -> None:
+    await trio.sleep(1)
+    raise IgnoreStart
