@@ -66,7 +66,8 @@ def tree(parts: Parts) -> Supervisor:
             Supervisor(
                 "models",
                 [
-                    Child(Router, live, on_limit="park"),
+                    # One answer that crashes it ends all others: park late, and look again soon.
+                    Child(Router, live, on_limit="park", max_restarts=10, max_seconds=60.0, probe_s=5.0),
                     Child(
                         EmbeddedModel,
                         id="embedded",
