@@ -160,7 +160,6 @@ class Agent(Actor):
         self._context = context
         self._topic = session_topic(session_id)
         self._jobs: deque[_Job] = deque()  # the first one is in hand
-        self._work_came = trio.Event()
         self._unkept: set[str] = set()  # turns whose replies the store could not take yet
         self._history: deque[ChatMessage] | None = None  # what came before the next job; None until it has been read
 
@@ -170,7 +169,6 @@ class Agent(Actor):
                 await self._take_over()
             except AWAY as error:
                 raise TransientFailure(f"unfinished turns cannot be read: {error.detail}") from error
-        self.spawn(self._work)
 
     def is_idle(self) -> bool:
         """Whether all is answered, and that so long ago that nobody comes back for its events."""
@@ -239,7 +237,8 @@ class Agent(Actor):
 
     def _enqueue(self, turn: Turn, after: int) -> None:
         self._jobs.append(_Job(turn, after, current_envelope.get()))
-        self._work_came.set()
+        if len(self._jobs) == 1:
+            self.spawn(self._work)  # only while there is work: an agent that sleeps on it would cost a task
 
     async def _take_over(self) -> None:
         """Queue the turns that a former life left pending or running; each attempt is counted before it is made."""
@@ -258,17 +257,13 @@ class Agent(Actor):
     # Turns ------------------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        while True:
-            while self._jobs:
-                job = self._jobs[0]
-                current_envelope.set(job.cause)
-                await self._turn(job)
-                self._jobs.popleft()
-                job.has_ended.set()
-            current_envelope.set(None)  # so that an idle agent keeps no message alive
-            self._be("idle")
-            self._work_came = trio.Event()
-            await self._work_came.wait()
+        while self._jobs:
+            job = self._jobs[0]
+            current_envelope.set(job.cause)
+            await self._turn(job)
+            self._jobs.popleft()
+            job.has_ended.set()
+        self._be("idle")
 
     async def _turn(self, job: _Job) -> None:
         """See one turn through to its `stream_end`, whatever becomes of it."""

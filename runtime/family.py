@@ -83,8 +83,8 @@ class Family(Node, Owner):
         return self._add(spec.child(name)).node
 
     def activate(self, child: Node) -> None:
-        record = self.records.get(child.name)
-        if record is not None and record.is_on_demand and self._nursery is not None:
+        record = self.records[child.name]
+        if record.is_on_demand and self._nursery is not None:
             self._launch(record)
 
     # Bookkeeping ------------------------------------------------------------------------------------------------------
@@ -104,12 +104,11 @@ class Family(Node, Owner):
 
     def _remove(self, record: Record, why: str) -> None:
         del self.records[record.spec.id]
-        record.node.lay_down(why)
         self.system.forget(record.node, why)
 
     def _record(self, id_: str) -> Record:
         if id_ not in self.records:
-            raise NotFound(f"{self.path or 'root'} has no child {id_!r}")
+            raise NotFound(f"{self.title} has no child {id_!r}")
         return self.records[id_]
 
     def _vacate(self, record: Record, why: str) -> None:
@@ -119,18 +118,18 @@ class Family(Node, Owner):
         else:
             record.node.lay_down(why)
 
-    def _rest(self, record: Record, why: str) -> None:
+    def _rest(self, record: Record) -> None:
         """Nobody lives there until a message comes; one that has come meanwhile is not kept waiting."""
         if has_mail(record.node):
             self._launch(record)
         elif isinstance(self.spec, DynamicSupervisor):
-            self._remove(record, why)
+            self._remove(record, "has gone to rest")
         else:
             record.node.state = "idle"
 
     def _launch(self, record: Record) -> Incarnation:
         if self._nursery is None:
-            raise Unavailable(f"{self.path or 'root'} is not running")
+            raise Unavailable(f"{self.title} is not running")
         life = record.node.life
         if life is not None and not life.is_over:
             return life  # a message has started it meanwhile
@@ -184,7 +183,7 @@ class Family(Node, Owner):
             await cell.stop(record.spec.shutdown_s)
             # From here on nothing waits: a message that came while it stopped is seen, a later one starts it anew.
             if cell.life is life and self._nursery is not None:
-                self._rest(record, "was passivated")
+                self._rest(record)
 
 
 def has_mail(node: Node) -> bool:

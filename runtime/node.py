@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -29,6 +28,7 @@ class Incarnation:
         "ended_at",
         "exit",
         "exited",
+        "has_failed_to_start",
         "healthy_since",
         "is_abandoned",
         "is_stop_requested",
@@ -40,15 +40,17 @@ class Incarnation:
         "verdict",
     )
 
+    ended_at: float  # once it is over
+
     def __init__(self, number: int, nursery: trio.Nursery) -> None:
         self.number = number
         self.nursery = nursery  # its supervisor's
         self.scope = trio.CancelScope()
         self.ready_at: float | None = None
         self.healthy_since: float | None = None  # its start, or its first proof of health where the actor gives one
-        self.ended_at = math.inf
         self.exit: Exit | None = None
         self.verdict: Exit | None = None  # what its end will be called, whatever it says itself: it was killed for it
+        self.has_failed_to_start = False
         self.is_stop_requested = False
         self.is_abandoned = False  # it ignored its cancellation, and still runs somewhere
         self.settled = trio.Event()  # set when it is ready, or has ended without
@@ -57,10 +59,6 @@ class Incarnation:
     @property
     def is_over(self) -> bool:
         return self.exit is not None
-
-    @property
-    def has_failed_to_start(self) -> bool:
-        return self.ready_at is None and self.exit is not None and self.exit.kind != "ignored"
 
 
 class Owner(ABC):
@@ -110,6 +108,11 @@ class Node(ABC):
         return self.path.rpartition("/")[2]
 
     @property
+    def title(self) -> str:
+        """What texts call it: the root's path is empty."""
+        return self.path or "root"
+
+    @property
     def is_alive(self) -> bool:
         return self.life is not None and not self.life.is_over
 
@@ -144,9 +147,9 @@ class Node(ABC):
             self._request_stop(life)
             with trio.move_on_after(shutdown_s):
                 await life.exited.wait()
-                return
-        life.scope.cancel()
-        await self._reap(life)
+        if not life.is_over:
+            life.scope.cancel()
+            await self._reap(life)
 
     def kill(self, reason: BaseException) -> None:
         """Cancel the present incarnation as crashed for `reason`: its supervisor decides what follows."""
@@ -183,7 +186,7 @@ class Node(ABC):
                 await self._run(life)
         except BaseException as error:
             if is_cancellation(error):
-                self._end(life, life.verdict or Exit("killed"))
+                self._end(life, Exit("killed"))
                 raise
             self._end(life, life.verdict or Exit.of(error))
         else:
@@ -195,7 +198,7 @@ class Node(ABC):
                 self.system.abandoned -= 1
 
     def _ready(self, life: Incarnation) -> None:
-        if not life.is_over and not life.scope.cancel_called:
+        if not life.scope.cancel_called:  # a start that comes through its cancellation is none
             life.ready_at = self.system.now()
             self.state = "running"
             life.settled.set()
@@ -206,6 +209,7 @@ class Node(ABC):
             return
         life.exit = exit_
         life.ended_at = self.system.now()
+        life.has_failed_to_start = life.ready_at is None and exit_.kind != "ignored"
         self.state = "crashed" if exit_.kind == "crashed" else "ignored" if exit_.kind == "ignored" else "stopped"
         if exit_.failure is not None:
             self.last_error = describe(exit_.failure)

@@ -70,7 +70,7 @@ class SupervisorNode(Family):
 
     async def _start_child(self, spec: ChildSpec) -> Node:
         if spec.id in self.records:
-            raise Conflict(f"{self.path or 'root'} has a child {spec.id!r} already")
+            raise Conflict(f"{self.title} has a child {spec.id!r} already")
         self._add(spec)
         async with self._turn_of(spec.id) as record:
             life = self._launch(record)
@@ -124,11 +124,11 @@ class SupervisorNode(Family):
         if self.life is not None:
             await self.life.settled.wait()
         if self._nursery is None:
-            raise Unavailable(f"{self.path or 'root'} is not running")
+            raise Unavailable(f"{self.title} is not running")
         self._nursery.start_soon(carry_out, name=f"{self.path}: {request.__name__}")
         await done.wait()
         if not results:
-            raise Unavailable(f"{self.path or 'root'} was stopped meanwhile")
+            raise Unavailable(f"{self.title} was stopped meanwhile")
         if isinstance(results[0], Exception):
             raise results[0]
         return results[0]
@@ -225,7 +225,7 @@ class SupervisorNode(Family):
     # Decisions --------------------------------------------------------------------------------------------------------
 
     def child_exited(self, child: Node, life: Incarnation) -> None:
-        if not life.is_stop_requested and self._nursery is not None:
+        if not life.is_stop_requested:
             self._events.send_nowait((self.records[child.name], life))
 
     async def _decide(self, events: trio.MemoryReceiveChannel[tuple[Record, Cause]]) -> None:
@@ -242,17 +242,16 @@ class SupervisorNode(Family):
             self._vacate(record, "has nothing to do")
         elif spec.restart == "permanent" or (spec.restart == "transient" and exit_.is_abnormal):
             self._restart_after(record, life, exit_)
+        elif record.is_on_demand and spec.restart == "transient":
+            self._rest(record)
         else:
-            if record.is_on_demand and spec.restart == "transient":
-                self._rest(record, "has ended")
-            else:
-                self._vacate(record, "has ended")
+            self._vacate(record, "has ended")
             if spec.significant:
                 self._consider_auto_shutdown(spec)
 
     def _consider_auto_shutdown(self, ended: ChildSpec) -> None:
-        others = [record for record in self.records.values() if record.spec.significant and record.spec is not ended]
-        is_last = all(record.node.down is not None and not record.is_parked for record in others)
+        significant = [record for record in self.records.values() if record.spec.significant]
+        is_last = all(record.node.down is not None and not record.is_parked for record in significant)
         if self.spec.auto_shutdown == "any_significant" or is_last:
             raise AutoShutdown(f"its significant child {ended.id} has ended")
 
@@ -281,13 +280,13 @@ class SupervisorNode(Family):
             if record.timer is timer:
                 record.timer = None
                 self._count_and_launch(record)
-            return
-        async with self._turn:
-            if record.timer is timer:  # an operator may have been quicker
-                together = list(self.records.values())
-                if self.spec.strategy == "rest_for_one":
-                    together = together[together.index(record) :]
-                await self._restart_together([other for other in together if other.node.state != "parked"])
+        else:
+            async with self._turn:
+                if record.timer is timer:  # an operator may have been quicker
+                    together = list(self.records.values())
+                    if self.spec.strategy == "rest_for_one":
+                        together = together[together.index(record) :]
+                    await self._restart_together([other for other in together if other.node.state != "parked"])
 
     async def _restart_together(self, group: list[Record]) -> None:
         for record in reversed(group):
@@ -316,10 +315,7 @@ class SupervisorNode(Family):
         assert self._nursery is not None
         assert record.timer is None, f"{record.node.path} waits for its restart already"
         record.timer = trio.CancelScope()
-        if delay_s > 0:
-            self._nursery.start_soon(self._ring, record, record.timer, delay_s)
-        else:
-            self._events.send_nowait((record, record.timer))
+        self._nursery.start_soon(self._ring, record, record.timer, delay_s, name=f"{record.node.path}: timer")
 
     async def _ring(self, record: Record, timer: trio.CancelScope, delay_s: float) -> None:
         with timer:

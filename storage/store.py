@@ -26,6 +26,11 @@ RETRY_S = 5.0
 """How long a database that could not be opened is left alone before the next message tries again."""
 
 READERS = 3
+"""So that two long searches keep nobody else waiting."""
+
+QUERIES_AT_ONCE = 16
+"""What is queued goes to a reader together: each hand-over to a thread costs as much as a small query."""
+
 GROUP = 200
 """Commands that one COMMIT may carry."""
 
@@ -147,6 +152,7 @@ class StoreReader(_StoreActor):
     """Answers queries, each from one consistent snapshot."""
 
     threads = READERS
+    batch = QUERIES_AT_ONCE
 
     def handle_batch(self, messages: Sequence[Message[Any]]) -> list[object]:
         return [self._query(message) for message in messages]

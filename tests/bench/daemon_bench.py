@@ -20,7 +20,8 @@ from server import InstantModel, Server, free_port, our_server, wrk_per_s
 CHATS = 800
 SETTLE_S = 10.0
 DRIFT = 1.3
-"""Between the machine's speeds of one round; beyond it the ratios are doubtful, and the rows say so."""
+FOREIGN_PERCENT = 25.0
+"""Beyond such a change of the machine's speed in one round, or such a use by others, the rows say so."""
 MODEL = Path(__file__).parents[1] / "fakes/model_server.py"
 
 
@@ -74,9 +75,9 @@ def rows(rounds: Sequence[Round]) -> list[Row]:
                 table.append(Row(name=load, target=">= 1 x", note=f"answers {status}"))
             elif load in rounds[0].ours.gets_per_s:
                 table.append(row(load, ">= 1 x", "/s", 1, lambda it, load=load: it.gets_per_s[load], up=True))
-    if any(_drift(each) > DRIFT for each in rounds):
+    if any(_is_disturbed(each) for each in rounds):
         for each in table:
-            each.note = each.note or "the machine's speed changed"
+            each.note = each.note or "machine disturbed"
     return table
 
 
@@ -104,7 +105,8 @@ def _load(server: Server, plan: Plan, model: InstantModel, harness: Harness | No
     try:
         time.sleep(SETTLE_S)
         if harness is not None:
-            figures = harness.load(server, plan.load, has_wrk=shutil.which("wrk") is not None)
+            chats = plan.load.our_chats if server.name == "ours" else plan.load.peer_chats
+            figures = harness.load(server, plan.load, chats, has_wrk=shutil.which("wrk") is not None)
         else:
             figures = _own_load(server, plan)
         client = Client(server.port, many_addresses=server.many_addresses)
@@ -131,7 +133,7 @@ def _own_load(server: Server, plan: Plan) -> Figures:
     idle_mb = server.memory_mb()
     client = Client(server.port)
     chats_per_s(server.port, 8, 4)
-    figures = Figures(idle_mb=idle_mb, chats_per_s=chats_per_s(server.port, plan.load.chats * 2, 8), loaded_mb=0.0)
+    figures = Figures(idle_mb=idle_mb, chats_per_s=chats_per_s(server.port, plan.load.our_chats * 2, 8), loaded_mb=0.0)
     for path in ENDPOINTS:
         status, _ = client.request("GET", f"/api/v1{path}")
         if status != 200:
@@ -172,9 +174,9 @@ def _start_s(figures: Figures) -> float:
     return statistics.median(figures.starts_s)
 
 
-def _drift(round_: Round) -> float:
-    """How much faster the machine was for one server than for the other."""
-    if round_.peer is None or not (round_.ours.calibration_ms and round_.peer.calibration_ms):
-        return 1.0
-    speeds = [statistics.median(each.calibration_ms) for each in (round_.ours, round_.peer)]
-    return max(speeds) / min(speeds)
+def _is_disturbed(round_: Round) -> bool:
+    """Whether the machine was not the same for both servers: slower for one, or busy with something else."""
+    both = [figures for figures in (round_.ours, round_.peer) if figures is not None and figures.calibration_ms]
+    speeds = [statistics.median(figures.calibration_ms) for figures in both]
+    is_used = any(figures.foreign_percent > FOREIGN_PERCENT for figures in both)
+    return is_used or (len(speeds) == 2 and max(speeds) > DRIFT * min(speeds))

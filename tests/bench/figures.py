@@ -20,5 +20,7 @@ class Figures(msgspec.Struct, kw_only=True):
     gets_per_s: dict[str, float] = msgspec.field(default_factory=dict[str, float])
     unanswered: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     """Endpoints that answered with another status than 200."""
+    foreign_percent: float = 0.0
+    """Of one core, used by others in the worst part of the round."""
     calibration_ms: list[float] = msgspec.field(default_factory=list[float])
     """How long a fixed piece of work took meanwhile: figures of a slow and of a fast time cannot be compared."""

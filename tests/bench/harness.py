@@ -31,10 +31,11 @@ ENDPOINTS = (
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """How much load: of `bench.py`, `chats` with one client, and 2 and 4 times as many with 8 and 32."""
+    """How much load. The chats are those with one client; with 8 there are twice as many, with 32 four times."""
 
     wrk_s: int
-    chats: int
+    our_chats: int
+    peer_chats: int
     quiet_wait_s: float
 
 
@@ -69,7 +70,10 @@ class _Memory(msgspec.Struct):
 
 class _Section(msgspec.Struct):
     calib_ms: float
-    calib_after_ms: float | None = None
+
+
+class _Noise(msgspec.Struct):
+    foreign_pct_of_one_core: float
 
 
 class _Results(msgspec.Struct):
@@ -81,7 +85,8 @@ class _Results(msgspec.Struct):
 
 class _Output(msgspec.Struct):
     results: _Results
-    before_section: dict[str, _Section | msgspec.UnsetType]
+    before_section: dict[str, _Section]
+    noise: dict[str, _Noise]
 
 
 class Harness:
@@ -109,14 +114,14 @@ class Harness:
             many_addresses=True,
         )
 
-    def load(self, server: Server, sizes: Sizes, *, has_wrk: bool) -> Figures:
+    def load(self, server: Server, sizes: Sizes, chats: int, *, has_wrk: bool) -> Figures:
         """Measure a running server that has been idle for a while: memory, GETs, chats, and memory again."""
         out = self._state / f"{server.name}.json"
         command = [
             *(self._python, str(self._folder / "bench.py"), "--base", f"http://127.0.0.1:{server.port}"),
             *("--token", TOKEN, "--pid", str(server.pid), "--label", server.name, "--out", str(out)),
             *("--sections", "bcdh" if has_wrk else "bdh", "--tmp", str(self._state)),
-            *("--wrk-s", str(sizes.wrk_s), "--chats", str(sizes.chats), "--quiet-wait", f"{sizes.quiet_wait_s:g}"),
+            *("--wrk-s", str(sizes.wrk_s), "--chats", str(chats), "--quiet-wait", f"{sizes.quiet_wait_s:g}"),
             "--xff" if server.many_addresses else "--no-xff",
         ]
         with (self._state / f"logs/{server.name}-load.log").open("wb") as log:
@@ -149,6 +154,6 @@ def _figures(output: _Output) -> Figures:
                 if found.error or found.non200 or found.socket_errors:
                     raise RuntimeError(f"GET {path} failed under load: {found}")
                 figures.gets_per_s[f"GET {path}, c{connections}"] = found.rps
-    sections = [section for section in output.before_section.values() if isinstance(section, _Section)]
-    figures.calibration_ms = [section.calib_ms for section in sections]
+    figures.calibration_ms = [section.calib_ms for section in output.before_section.values()]
+    figures.foreign_percent = max((noise.foreign_pct_of_one_core for noise in output.noise.values()), default=0.0)
     return figures

@@ -27,8 +27,8 @@ from harness import Harness, Sizes
 from installation import ROOT, install
 from row import Row, print_rows
 
-QUICK = Plan(rounds=1, starts=3, overhead_chats=30, load=Sizes(wrk_s=1, chats=20, quiet_wait_s=5))
-FULL = Plan(rounds=2, starts=5, overhead_chats=50, load=Sizes(wrk_s=4, chats=100, quiet_wait_s=60))
+QUICK = Plan(rounds=1, starts=3, overhead_chats=30, load=Sizes(wrk_s=1, our_chats=80, peer_chats=20, quiet_wait_s=5))
+FULL = Plan(rounds=2, starts=5, overhead_chats=50, load=Sizes(wrk_s=4, our_chats=100, peer_chats=100, quiet_wait_s=60))
 PARTS = ("runtime", "daemon", "growth")
 
 

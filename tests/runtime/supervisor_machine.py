@@ -327,6 +327,8 @@ class Machine:
             if isinstance(node, Cell) and node.down is not None:
                 assert len(node.mailbox) == 0, f"{node.path} is down, and keeps mail"
                 assert not node.is_alive
+        for cell, lives in self.world.lives.items():
+            assert lives[-1].is_over or nodes.get(cell.path) is cell, f"{cell.path} lives outside the tree"
         assert all(count <= 1 for count in self.world.heard.values()), "a watcher heard of one end twice"
         assert all(count <= 1 for count in self.world.done.values()), "a message was handled twice"
 

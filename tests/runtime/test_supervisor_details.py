@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import trio
 import trio.lowlevel
-from pocketpaw.runtime import ActorSystem, DynamicSupervisor, IgnoreStart, Report, RootGaveUp, Supervisor
+from pocketpaw.runtime import ActorSystem, Child, DynamicSupervisor, IgnoreStart, Report, RootGaveUp, Supervisor
+from pocketpaw.runtime.cell import Cell
 from pocketpaw.runtime.errors import ActorDied, Conflict, NotFound, Unavailable
 from pocketpaw.runtime.exits import SupervisorShutdown
+from pocketpaw.runtime.node import Incarnation
 from trio.testing import MockClock
 
 from .scripted import World, pause, running, settle
@@ -19,6 +23,11 @@ async def test_the_tree_is_laid_out_before_it_runs(autojump_clock: MockClock) ->
     world = World()
     system = ActorSystem(Supervisor("root", [world.child("a"), Supervisor("sub", world.children("x"))]))
     assert set(system.nodes) == {"", "a", "sub", "sub/x"}
+    a = system.node("a")
+    assert (a.state, a.since, a.uptime_s, a.number, a.is_alive, a.last_error) == ("idle", 0.0, 0.0, 0, False, None)
+    a.kill(ValueError("nobody lives there yet"))
+    await a.stop(5.0)
+    assert (a.state, a.last_error) == ("idle", None)
     assert {node.kind for path, node in system.nodes.items() if path in ("", "sub")} == {"supervisor"}
     assert system.root.count_children() == {"specs": 2, "active": 0, "supervisors": 1, "workers": 1}
     with pytest.raises(Unavailable, match=r"^root is not running$"):
@@ -130,6 +139,31 @@ async def test_a_child_is_not_deleted_in_the_middle_of_its_restart(autojump_cloc
         assert run.node_is("a", "running", 2)
 
 
+async def test_the_end_of_a_former_life_is_no_reason_to_restart_the_present_one(autojump_clock: MockClock) -> None:
+    """The decision was held up, and an operator has started the child meanwhile."""
+    world = World()
+    world.once("c", "stop", pause(2))
+    async with running(world, *world.children("a b c d"), strategy="rest_for_one") as run:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.root.restart_child, "c")
+            await settle()
+            nursery.start_soon(run.root.restart_child, "b")
+            await settle()
+            await run.make("d", "crash")
+            await run.make("b", "crash")
+        await settle()
+        assert run.numbers() == {"a": 1, "b": 2, "c": 2, "d": 2}
+
+
+async def test_a_significant_child_at_rest_has_not_ended(autojump_clock: MockClock) -> None:
+    world = World()
+    child = world.child("a", restart="transient", significant=True, lazy=True)
+    sub = Supervisor("sub", [child], auto_shutdown="any_significant", restart="transient")
+    async with running(world, sub) as run:
+        await run.make("sub/a", "end")
+        assert run.states() == {"sub": "running", "sub/a": "idle"}
+
+
 async def test_a_restarted_child_may_ignore_or_end_at_once(autojump_clock: MockClock) -> None:
     """Neither is a failed start."""
     world = World()
@@ -140,6 +174,47 @@ async def test_a_restarted_child_may_ignore_or_end_at_once(autojump_clock: MockC
         assert (await run.root.restart_child("a")).number == 3
         await settle()
         assert run.states() == {"a": "stopped"}
+
+
+class Flash:
+    """Ready and gone in one step, so that whoever waits for its start sees both at once."""
+
+    proves_health: ClassVar[bool] = False
+
+    async def run_in(self, cell: Cell, life: Incarnation) -> None:
+        cell.ready(life)
+
+    def is_idle(self) -> bool:
+        return True
+
+
+async def test_a_child_that_ends_as_soon_as_it_is_ready_has_started(autojump_clock: MockClock) -> None:
+    world = World()
+    async with running(world, Child(Flash, restart="transient"), world.child("a", restart="transient")) as run:
+        assert run.states() == {"flash": "stopped", "a": "running"}
+        assert (await run.root.restart_child("flash")).number == 2
+        await run.root.start_child(Child(Flash, id="second", restart="transient"))
+        await settle()
+        assert run.states() == {"flash": "stopped", "a": "running", "second": "stopped"}
+        with pytest.raises(Unavailable, match=r"^second has ended$"):
+            await run.do("second")
+
+
+async def test_what_fails_while_it_is_killed_was_killed_for_its_reason(autojump_clock: MockClock) -> None:
+    async def fail_in_the_end() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("while it unwinds")
+
+    world = World()
+    world.once("a", "handle", fail_in_the_end)
+    async with running(world, world.child("a")) as run:
+        await run.tell("a")
+        await settle()
+        run.system.node("a").kill(ValueError("took too long"))
+        await settle()
+        assert run.said("exited")[0].text == "ValueError: took too long"
 
 
 async def test_requests_that_fail_name_the_supervisor(autojump_clock: MockClock) -> None:
@@ -163,6 +238,14 @@ async def test_requests_that_fail_name_the_supervisor(autojump_clock: MockClock)
             await settle()
             sub.kill(ValueError("now"))
         assert said == ["sub was stopped meanwhile"]
+        assert sub.on_demand("x") is None
+        said.clear()
+        world.always("x", "stop", pause(2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(restart)
+            await settle()
+            await run.root.terminate_child("sub")
+        assert said == ["sub is not running"]
 
 
 async def test_a_parked_sibling_is_no_pending_restart(autojump_clock: MockClock) -> None:
@@ -213,6 +296,7 @@ async def test_one_for_one_has_no_siblings_that_wait(autojump_clock: MockClock) 
         ("ignored", "dyn/a has nothing to do before it answered"),
         ("terminated", "dyn/a was stopped before it answered"),
         ("ended", "dyn/a has ended before it answered"),
+        ("finished", "dyn/a has ended before it answered"),
         ("not taken over", "sub/a was not taken over by the supervisor's next incarnation before it answered"),
         ("sibling", "sub/a went down with a sibling before it answered"),
     ],
@@ -237,11 +321,12 @@ async def test_whoever_waits_for_one_that_goes_is_told_why(autojump_clock: MockC
         path = why.partition("/")[0]
         if way in ("could not start", "ignored"):
             world.once("a", "start", trio.sleep_forever if way == "could not start" else slow_ignore)
-        nursery.start_soon(start, path, "permanent" if way == "not taken over" else "temporary")
+        restart = {"not taken over": "permanent", "finished": "transient"}.get(way, "temporary")
+        nursery.start_soon(start, path, restart)
         await settle()
         if way not in ("could not start", "ignored"):
-            await run.tell(f"{path}/a", "crash" if way == "ended" else "hang")
-            if way != "ended":
+            await run.tell(f"{path}/a", {"ended": "crash", "finished": "end"}.get(way, "hang"))
+            if way not in ("ended", "finished"):
                 await settle()
         nursery.start_soon(ask, f"{path}/a")
         await trio.lowlevel.checkpoint()

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import trio
-from pocketpaw.runtime import CONNECTOR, Backoff, Child, DynamicSupervisor, Message, Supervisor
+from pocketpaw.runtime import CONNECTOR, Backoff, Child, DynamicSupervisor, Message, Report, Supervisor
 from pocketpaw.runtime.errors import ActorDied, NeedsOperator, TransientFailure, Unavailable
 from pocketpaw.runtime.node import KILL_GRACE_S
 from pocketpaw.runtime.spec import Strategy
@@ -260,9 +260,12 @@ async def test_a_parked_supervisor_refuses_for_all_below_and_comes_back_whole(au
         for path in ("sub/x", "sub/deep/y"):
             with pytest.raises(Unavailable, match=f"{path} is down"):
                 await run.do(path)
-        await trio.sleep(11)
+        world.once("x", "start", pause(3))
+        await trio.sleep(10.5)
+        assert run.states()["sub/x"] == "starting"
+        assert (await run.do("sub/deep/y")).incarnation == 2, "it is taken as soon as it is known that somebody comes"
+        assert trio.current_time() == 13
         assert (await run.do("sub/x")).incarnation == 2
-        assert (await run.do("sub/deep/y")).incarnation == 2
         assert run.numbers()["a"] == 1
 
 
@@ -469,6 +472,30 @@ async def test_a_sibling_that_has_just_ended_by_itself_is_not_said_to_be_down(au
         await settle()
         assert run.states() == {"a": "stopped", "b": "running", "c": "running", "d": "running"}
         assert (await run.do("b")).incarnation == 2
+
+
+async def test_nobody_waits_for_a_sibling_who_has_ended_otherwise(autojump_clock: MockClock) -> None:
+    """Neither who has ended by itself a moment ago, nor who is at rest."""
+    world = World()
+    async with running(
+        world, *world.children("a b"), world.child("i", passivate_after_s=9.0), strategy="one_for_all"
+    ) as run:
+        await trio.sleep(20)
+        waited: list[bool] = []
+
+        def look(report: Report) -> None:
+            if report.kind == "exited":
+                waited.append(run.root.records["b"].waits_for_sibling())
+
+        run.system.on_report = look
+        await run.tell("b", "end")
+        await trio.lowlevel.checkpoint()
+        await settle()
+        assert waited[0] is False
+        await trio.sleep(20)
+        await run.root.terminate_child("a")
+        assert run.states() == {"a": "stopped", "b": "running", "i": "idle"}
+        assert (await run.do("i")).incarnation == 2, "it slept through the restart of all"
 
 
 async def test_a_restart_that_is_called_off_leaves_no_task_behind(autojump_clock: MockClock) -> None:

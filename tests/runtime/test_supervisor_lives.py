@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 
 import pytest
 import trio
@@ -33,7 +34,8 @@ def test_exit_says_it_in_one_line() -> None:
     assert str(Exit.of(ValueError("bad: "))) == "ValueError: bad"
     assert describe(NeedsOperator("set a token")) == "set a token"
     assert Exit("normal").traceback() == ""
-    assert "ValueError: deep" in Exit.of(ValueError("deep")).traceback()
+    group = ExceptionGroup("why", [ValueError("deep"), KeyError("too")])
+    assert Exit.of(group).traceback() == "".join(traceback.format_exception(group))
 
 
 def test_exit_is_abnormal_after_a_crash_or_a_kill_only() -> None:
@@ -67,6 +69,7 @@ async def test_the_record_of_a_life(autojump_clock: MockClock) -> None:
     world.always("a", "start", pause(2))
     async with running(world, world.child("a", wait=False)) as run:
         node = run.system.node("a")
+        assert node.last_error is None
         assert (node.name, node.state, node.uptime_s, node.is_alive) == ("a", "starting", 0.0, True)
         await trio.sleep(5)
         assert (node.state, node.uptime_s, node.since) == ("running", 3.0, 2.0)
@@ -74,12 +77,14 @@ async def test_the_record_of_a_life(autojump_clock: MockClock) -> None:
         await settle()
         assert (node.number, node.restarts, node.last_error) == (2, 1, "ValueError: why")
         life = node.life
+        await trio.sleep(4)
+        assert node.uptime_s == 2.0
         await run.root.terminate_child("a")
         assert (node.uptime_s, node.is_alive) == (0.0, False)
         assert life is not None
-        assert life.ended_at == 5.0
+        assert life.ended_at == 9.0
         assert [report.kind for report in run.reports if report.path == "a"] == [
-            "started", "exited", "restarting", "exited",
+            "started", "exited", "restarting", "started", "exited",
         ]  # fmt: skip
 
 
@@ -159,10 +164,12 @@ async def test_stop_abandons_what_ignores_its_cancellation(autojump_clock: MockC
     world = World()
     world.once("a", "stop", world.ignore_cancellation)
     async with running(world, world.child("a", shutdown_s=3.0), world.child("b")) as run:
-        former = run.cell("a").actor
+        former, life = run.cell("a").actor, run.cell("a").life
         assert isinstance(former, Scripted)
+        assert life is not None
         await run.root.restart_child("a")
-        assert trio.current_time() == 3.0 + KILL_GRACE_S
+        assert trio.current_time() == 3.0 + KILL_GRACE_S == 4.0
+        assert life.is_abandoned
         assert run.node_is("a", "running", 2)
         assert run.system.abandoned == 1
         assert world.living["a"] == 2
@@ -177,6 +184,7 @@ async def test_stop_abandons_what_ignores_its_cancellation(autojump_clock: MockC
         world.release.set()
         await settle()
         assert run.system.abandoned == 0
+        assert not life.is_abandoned
         assert world.living["a"] == 1
         assert len(run.reports) == reports, "its late end is no news"
         assert run.node_is("a", "running", 2)
@@ -356,6 +364,8 @@ async def test_cancelling_the_daemons_task_kills_the_tree_at_once(autojump_clock
         nursery.cancel_scope.cancel()
     assert trio.current_time() == 0
     assert not +world.living
+    exits = {path: node.life.exit for path, node in system.nodes.items() if node.life is not None}
+    assert exits == dict.fromkeys(("", "a", "sub", "sub/x"), Exit("killed"))
 
 
 async def test_a_root_that_gives_up_says_why_and_ends_the_run(autojump_clock: MockClock) -> None:

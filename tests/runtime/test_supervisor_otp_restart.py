@@ -85,6 +85,14 @@ async def test_temporary_killed(autojump_clock: MockClock) -> None:
     assert await end("temporary", "killed") == (0, "", GONE)
 
 
+async def test_normal_is_what_it_is_called(autojump_clock: MockClock) -> None:
+    world = World()
+    async with running(world, world.child("a", restart="transient")) as run:
+        await run.make("a", "end")
+        assert run.exit_of("a") == "normal"
+        assert run.said("exited")[0].exit_kind == "normal"
+
+
 async def test_transient_normal_refuses_what_comes_after(autojump_clock: MockClock) -> None:
     world = World()
     async with running(world, world.child("a", restart="transient"), world.child("t", restart="temporary")) as run:
@@ -104,6 +112,7 @@ async def test_temporary_bystander(autojump_clock: MockClock, strategy: Strategy
     async with running(world, *children, strategy=strategy) as run:
         await run.make("a", "crash")
         assert run.numbers() == {"a": 2, "b": 2}
+        assert dict(+world.living) == {"a": 1, "b": 1}
         assert run.root.count_children() == {"specs": 2, "active": 2, "supervisors": 0, "workers": 2}
         with pytest.raises(NoSuchActor):
             await run.do("t")
