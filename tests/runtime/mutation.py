@@ -36,6 +36,10 @@ PLAIN = (int, float, str, tuple)
 
 EQUIVALENT: dict[str, str] = {
     "exponent = min(failures - 1, 65)": "both are far past any cap",
+    "if not self._is_sweeping:": "a sweep that finds nothing to sweep ends at once",
+    "if isinstance(record.node, Cell) and self._nursery is not None:": "it is asked again: this saves a task for each",
+    "return None": "is as good as False",
+    "return True": "it is asked again, and is being killed then",
     "self._remove(record, 'was deleted mutated')": "whoever is down keeps no mail, so nobody reads why",
     "self._remove(record, 'has gone to rest mutated')": "it has no mail, so nobody reads why",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -268,22 +269,85 @@ async def test_a_parked_sibling_is_no_pending_restart(autojump_clock: MockClock)
 
 
 async def test_one_for_one_has_no_siblings_that_wait(autojump_clock: MockClock) -> None:
-    """One that is being passivated has been asked to stop too, but it is nobody's sibling here."""
+    """One that is being passivated has been asked to stop too; another that ends in that moment does not concern it."""
     world = World()
     async with running(world, world.child("a", passivate_after_s=10.0), world.child("b")) as run:
-        at_exit: list[str] = []
+        for _ in range(16):  # what happens first in one moment is left to chance
+            is_stopping = trio.Event()
+            world.once("a", "stop", partial(take_two_seconds, is_stopping))
+            world.once("b", "stop", pause(1))
+            await run.do("a")
+            await is_stopping.wait()
+            await trio.sleep(1)
+            await run.root.terminate_child("b")
+            await settle()
+            assert run.states() == {"a": "idle", "b": "stopped"}
+            await run.root.restart_child("b")
 
-        def terminate_b_at_exit(report: Report) -> None:
-            if report.kind == "exited" and report.path == "a":
-                at_exit.append(run.states()["a"])
-                nursery.start_soon(run.root.terminate_child, "b")
 
-        async with trio.open_nursery() as nursery:
-            run.system.on_report = terminate_b_at_exit
-            await trio.sleep(20)
-        assert at_exit == ["stopped"]
-        assert run.states() == {"a": "idle", "b": "stopped"}
-        assert (await run.do("a")).incarnation == 2
+async def take_two_seconds(has_begun: trio.Event) -> None:
+    has_begun.set()
+    await trio.sleep(2)
+
+
+# Passivation ----------------------------------------------------------------------------------------------------------
+
+
+async def test_idleness_is_looked_at_four_times_in_its_span(autojump_clock: MockClock) -> None:
+    world = World()
+    async with running(world, world.child("a", passivate_after_s=100.0)) as run:
+        await trio.sleep(1)
+        await run.do("a")
+        await trio.sleep(123.5)
+        assert run.states() == {"a": "running"}
+        await trio.sleep(1)
+        assert run.states() == {"a": "idle"}
+
+
+async def test_work_that_comes_before_passivation_has_its_turn_puts_it_off(autojump_clock: MockClock) -> None:
+    world = World()
+    world.once("b", "stop", pause(3))
+    world.once("a", "handle", pause(20))
+    async with running(
+        world, world.child("a", passivate_after_s=10.0), world.child("b"), strategy="one_for_all"
+    ) as run, trio.open_nursery() as nursery:  # fmt: skip
+        await trio.sleep(9.9)
+        nursery.start_soon(run.root.restart_child, "b")
+        await trio.sleep(1)
+        assert (await run.do("a")).incarnation == 1
+
+
+async def test_a_supervisor_that_stops_slowly_sends_nobody_to_rest_meanwhile(autojump_clock: MockClock) -> None:
+    world = World()
+    world.once("slow", "stop", pause(30))
+    children = [world.child("p", passivate_after_s=10.0), world.child("slow", shutdown_s=100.0)]
+    async with running(world, Supervisor("sub", children)) as run:
+        await trio.sleep(5)
+        await run.root.terminate_child("sub")
+        assert trio.current_time() == 35
+        assert run.exit_of("sub/slow") == "shutdown"
+        assert run.exit_of("sub") == "shutdown"
+
+
+async def test_a_supervisor_that_stops_during_a_passivation_does_not_finish_it(autojump_clock: MockClock) -> None:
+    world = World()
+    world.once("p", "stop", pause(2))
+    async with running(world, Supervisor("sub", [world.child("p", passivate_after_s=10.0)])) as run:
+        await trio.sleep(11)
+        assert run.states()["sub/p"] == "stopping"
+        await run.root.terminate_child("sub")
+        assert run.states() == {"sub": "stopped", "sub/p": "stopped"}
+
+
+async def test_a_child_that_was_deleted_is_back_in_its_supervisors_next_life(autojump_clock: MockClock) -> None:
+    world = World()
+    async with running(world, Supervisor("sub", world.children("x y"))) as run:
+        await run.supervisor("sub").terminate_child("x")
+        run.supervisor("sub").delete_child("x")
+        assert "sub/x" not in run.states()
+        await run.root.restart_child("sub")
+        assert run.states() == {"sub": "running", "sub/x": "running", "sub/y": "running"}
+        assert [node.name for node in run.supervisor("sub").which_children()] == ["x", "y"]
 
 
 # What is said ---------------------------------------------------------------------------------------------------------

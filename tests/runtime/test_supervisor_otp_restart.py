@@ -323,6 +323,8 @@ async def test_simple_one_for_one_extra(autojump_clock: MockClock) -> None:
         await run.supervisor("dyn").start_child(Supervisor("extra", world.children("x")))
         await run.make("dyn/extra/x", "crash")
         assert run.numbers() == {"dyn": 1, "dyn/a": 1, "dyn/extra": 1, "dyn/extra/x": 2}
+        await run.kill("dyn")
+        assert run.numbers() == {"dyn": 2}
 
 
 async def test_simple_one_for_one_shutdown(autojump_clock: MockClock) -> None:
