@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import msgspec
 import pykka
 import trio
 
@@ -136,6 +137,18 @@ class Actor(pykka.Actor):
     def trace_id(self) -> str:
         envelope = current_envelope.get()
         return envelope.trace_id if envelope is not None else ""
+
+    @property
+    def provenance(self) -> tuple[str, ...]:
+        """The outside content that may have provoked what this task is doing."""
+        envelope = current_envelope.get()
+        return envelope.provenance if envelope is not None else ()
+
+    def mark(self, *sources: str) -> None:
+        """Have all that this task sends from here on say that content from `sources` may have provoked it."""
+        envelope = current_envelope.get() or Envelope(Message, b"", self.path, None, SYSTEM, "", math.inf)
+        known = dict.fromkeys((*envelope.provenance, *sources))
+        current_envelope.set(msgspec.structs.replace(envelope, provenance=tuple(known)))
 
     def ask(self, message: Message[R], *, to: str | None = None, timeout_s: float = 30.0) -> Coroutine[Any, Any, R]:
         """Send `message` to its owner and wait for the answer; raises the `PocketPawError` that came instead."""

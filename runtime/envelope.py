@@ -35,6 +35,8 @@ class Envelope(msgspec.Struct, eq=False):
     trace_id: str
     deadline: float
     """On trio's clock; nobody waits for an answer after it."""
+    provenance: tuple[str, ...] = ()
+    """Outside content, as `web https://…`, that may have provoked the message: it is data, and gives no orders."""
 
 
 current_envelope: ContextVar[Envelope | None] = ContextVar("current_envelope", default=None)

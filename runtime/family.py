@@ -196,4 +196,4 @@ def _may_passivate(cell: Cell, now: float) -> bool:
         return cell.may_passivate(now)
     except BaseException as error:  # noqa: BLE001 nothing waits in it, so this is no cancellation
         cell.kill(error)
-        return False
+    return False

@@ -267,7 +267,11 @@ def _envelope(
     deadline: float,
 ) -> Envelope:
     cause = current_envelope.get()
+    provenance: tuple[str, ...] = ()
     if cause is not None:
         principal = principal or cause.principal
         trace_id = trace_id or cause.trace_id
-    return Envelope(message_type, encode(message), sender, reply, principal or SYSTEM, trace_id or "", deadline)
+        provenance = cause.provenance
+    return Envelope(
+        message_type, encode(message), sender, reply, principal or SYSTEM, trace_id or "", deadline, provenance
+    )

@@ -20,13 +20,26 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: str
 
 
+class Thought(msgspec.Struct, frozen=True, tag="thought"):
+    """A whole block of thinking, as its model wants it back while its tools are at work; `signature` is the model's."""
+
+    text: str
+    signature: str
+
+
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message of a conversation; a `tool` message answers the call that `tool_call_id` names."""
+    """One message of a conversation; a `tool` message answers the call that `tool_call_id` names.
+
+    `images` are paths of pictures that go with a person's words, checked by whoever puts them in; a backend that cannot
+    see leaves them out.
+    """
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    thoughts: tuple[Thought, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -71,7 +84,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     reason: FinishReason
 
 
-GenerationEvent = TextDelta | ThinkingDelta | ToolCallDelta | Usage | Finished
+GenerationEvent = TextDelta | ThinkingDelta | Thought | ToolCallDelta | Usage | Finished
 
 
 class Generate(StreamMessage[GenerationEvent], to="models/router"):

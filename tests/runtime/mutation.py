@@ -36,14 +36,13 @@ PLAIN = (int, float, str, tuple)
 
 EQUIVALENT: dict[str, str] = {
     "exponent = min(failures - 1, 65)": "both are far past any cap",
-    "if not self._is_sweeping:": "a sweep that finds nothing to sweep ends at once",
-    "if isinstance(record.node, Cell) and self._nursery is not None:": "it is asked again: this saves a task for each",
-    "return None": "is as good as False",
-    "return True": "it is asked again, and is being killed then",
+    "+        if not self._is_sweeping:": "a sweep that finds nothing to sweep ends at once",
+    "if isinstance(record.node, Cell) and self._nursery is not": "it is asked again: this saves a task for each",
+    "cell.kill(error)\n-    return False": "None is as good; and it is asked again, but is being killed then",
     "self._remove(record, 'was deleted mutated')": "whoever is down keeps no mail, so nobody reads why",
     "self._remove(record, 'has gone to rest mutated')": "it has no mail, so nobody reads why",
 }
-"""A line of a mutant's diff, and why no test can tell it from the original."""
+"""Lines of a mutant's diff, and why no test can tell it from the original."""
 
 Change = Callable[[ast.AST], None]
 
@@ -70,8 +69,7 @@ class Mutant:
     @property
     def excuse(self) -> str | None:
         """Why it cannot be told from the original, if so."""
-        changed = {line[1:].strip() for line in self.diff.splitlines() if line.startswith(("+", "-"))}
-        return next((why for line, why in EQUIVALENT.items() if line in changed), None)
+        return next((why for lines, why in EQUIVALENT.items() if lines in self.diff), None)
 
     def __str__(self) -> str:
         return f"{self.module}:{self.line}: {self.what}"

@@ -241,6 +241,8 @@ async def test_requests_that_fail_name_the_supervisor(autojump_clock: MockClock)
         assert said == ["sub was stopped meanwhile"]
         assert sub.on_demand("x") is None
         said.clear()
+        await settle()
+        assert run.states() == {"sub": "running", "sub/x": "running"}
         world.always("x", "stop", pause(2))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(restart)

@@ -1,0 +1,1 @@
+"""What an agent can do: tools behind one gate, which asks policy and people before anything runs."""
