@@ -21,12 +21,16 @@ READER = "store/reader"
 NOUNS = (
     "error_log",
     "export",
+    "grants",
     "history",
     "search",
     "sessions",
     "soundness",
+    "steps",
+    "summaries",
     "supervision_log",
     "tokens",
+    "tool_calls",
     "turns",
     "usage",
 )

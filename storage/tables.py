@@ -154,7 +154,7 @@ usage = Table(
     metadata,
     Column("id", Counter, primary_key=True),
     # What was spent stays known after its session is deleted.
-    Column("turn_id", Text, ForeignKey("turns.id", ondelete="SET NULL"), unique=True),
+    Column("turn_id", Text, ForeignKey("turns.id", ondelete="SET NULL")),
     Column("model", PlainText, nullable=False),
     Column("backend", PlainText, nullable=False),
     Column("input_tokens", Integer, nullable=False),
@@ -162,7 +162,85 @@ usage = Table(
     Column("total_tokens", Integer, nullable=False),
     Column("cost_usd", Float(53)),  # NULL where the price is not known
     Column("created_at", UtcDateTime, nullable=False, index=True),
+    UniqueConstraint("turn_id", "backend", "model"),
     sqlite_autoincrement=True,
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("turn_id", Text, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("content", PlainText, nullable=False),
+    Column("tool_calls", Json, nullable=False),
+    Column("thoughts", Json),
+    Column("usage", Json),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+tool_calls = Table(
+    "tool_calls",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("request_id", Text, nullable=False, unique=True),
+    # What was done stays known after its session is deleted.
+    Column("turn_id", Text, ForeignKey("turns.id", ondelete="SET NULL")),
+    Column("session_id", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("arguments", Json, nullable=False),
+    Column("effect", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("provenance", Json, nullable=False),
+    Column("pattern", PlainText, nullable=False),  # what a grant given for this call covers
+    Column("state", Text, nullable=False),
+    Column("reason", PlainText, nullable=False),
+    Column("claim", Text),  # the life of the gate that runs it
+    Column("output", PlainText),
+    Column("source", PlainText),
+    Column("decided_by", Text),
+    Column("decided_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    CheckConstraint(
+        "state IN ('waiting', 'approved', 'running', 'done', 'failed', 'denied', 'expired', 'interrupted')",
+        name="state",
+    ),
+    UniqueConstraint("turn_id", "step", "number"),
+    sqlite_autoincrement=True,
+)
+event.listen(
+    tool_calls,
+    "after_create",
+    DDL("CREATE INDEX ix_tool_calls_waiting ON tool_calls (session_id) WHERE state = 'waiting'"),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("tool", Text, nullable=False, index=True),
+    Column("pattern", PlainText, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE")),  # NULL: for every session
+    Column("provenance", Json, nullable=False),  # the kinds of outside content that it was given in spite of
+    Column("granted_by", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+summaries = Table(
+    "summaries",
+    metadata,
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("up_to", Counter, nullable=False),  # the id of the last message that it sums up
+    Column("content", PlainText, nullable=False),
+    Column("provenance", Json, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
 )
 
 errors = Table(

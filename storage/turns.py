@@ -7,10 +7,10 @@ the next start sees which are left, and an older one's late words change nothing
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, case, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ..runtime.errors import Conflict, NotFound
@@ -18,8 +18,9 @@ from ..runtime.message import Message
 from .history import HistoryMessage, read_context
 from .registry import command, query
 from .sessions import SessionId, count_message, open_session
-from .tables import UNFINISHED, AnyRow, JsonObject, messages, plain, turns, usage, utc_now
-from .usage import Usage, add_usage
+from .tables import UNFINISHED, AnyRow, JsonObject, messages, plain, tool_calls, turns, usage, utc_now
+from .tool_calls import leave_calls
+from .usage import Usage, add_usage, sum_of
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
 
@@ -27,7 +28,10 @@ TurnState = Literal["pending", "running", "done", "failed", "interrupted", "stop
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """`content` is the question, `reply` the answer, None while there is none; `message_id` is the question's."""
+    """`content` is the question, `reply` the answer, None while there is none; `message_id` is the question's.
+
+    `provenance` names the outside content in the question; `usage` is what all models took together, and the last one.
+    """
 
     id: str
     session_id: str
@@ -44,6 +48,7 @@ class Turn(msgspec.Struct, frozen=True):
     reply: str | None = None
     error: str | None = None
     usage: Usage | None = None
+    provenance: list[str] = msgspec.field(default_factory=list[str])
 
 
 class TurnAdded(msgspec.Struct, frozen=True):
@@ -70,12 +75,13 @@ class AddTurn(Message[TurnAdded], to="store/writer"):
     state: Literal["pending", "running"]
     boot_id: str
     principal: str
+    provenance: list[str] = msgspec.field(default_factory=list[str])
     idempotency_key: str | None = None
     history_limit: Annotated[int, msgspec.Meta(ge=0, le=500)] = 0
 
 
 class ClaimTurn(Message[Turn], to="store/writer"):
-    """Take an unfinished turn to work on it; the attempt is counted before it is made.
+    """Take an unfinished turn to work on it; the attempt is counted before it is made, unless it waits for a person.
 
     Beyond `max_attempts` the turn is interrupted instead, and returned so.
     """
@@ -86,7 +92,7 @@ class ClaimTurn(Message[Turn], to="store/writer"):
 
 
 class FinishTurn(Message[Turn], to="store/writer"):
-    """End a turn: its reply, what it cost and its state in one transaction.
+    """End a turn: its reply, what it cost with each model, and its state in one transaction.
 
     The reply is kept when the turn is done, and when it was stopped with something said. Only the boot that claimed the
     turn may end it; the same end a second time is answered with the stored turn, another one is a conflict.
@@ -96,13 +102,13 @@ class FinishTurn(Message[Turn], to="store/writer"):
     boot_id: str
     state: Literal["done", "failed", "stopped", "interrupted"]
     content: str = ""
-    usage: Usage | None = None
+    usage: list[Usage] = msgspec.field(default_factory=list[Usage])
     error: str | None = None
     metadata: JsonObject = msgspec.field(default_factory=JsonObject)
 
 
-class ListUnfinishedTurns(Message[list[Turn]], to="store/reader"):
-    """List the turns that other boots left pending or running, oldest first."""
+class ListUnfinishedSessions(Message[list[str]], to="store/reader"):
+    """List the sessions with turns that other boots left pending or running, that of the oldest turn first."""
 
     boot_id: str
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1_000
@@ -151,10 +157,13 @@ _TURNS = (
     .outerjoin(usage, usage.c.turn_id == turns.c.id)
 )
 _FACTS_END = 14  # of the columns, those of the usage come last
-_ONE = _TURNS.where(_TURN_ID)
+_ONE = _TURNS.where(_TURN_ID).order_by(usage.c.id)
 _UNFINISHED = (
-    _TURNS.where(UNFINISHED.self_group(), turns.c.boot_id != bindparam("boot_id"))
-    .order_by(_question.c.id)
+    select(turns.c.session_id)
+    .join_from(turns, _question, (_question.c.turn_id == turns.c.id) & (_question.c.role == "user"))
+    .where(UNFINISHED.self_group(), turns.c.boot_id != bindparam("boot_id"))
+    .group_by(turns.c.session_id)
+    .order_by(func.min(_question.c.id))
     .limit(bindparam("limit"))
 )
 _OF_SESSION = _TURNS.where(UNFINISHED.self_group(), turns.c.session_id == bindparam("session_id")).order_by(
@@ -166,11 +175,15 @@ _BY_KEY = select(turns.c.id, turns.c.created_at).where(
 _EXPIRE_KEY = update(turns).where(_TURN_ID).values(idempotency_key=None)
 _INSERT = insert(turns)
 _INSERT_MESSAGE = insert(messages)
+_WAITS_FOR_A_PERSON = exists().where(tool_calls.c.turn_id == turns.c.id, tool_calls.c.state == "waiting")
 _CLAIM = (
     update(turns)
     .where(_TURN_ID, UNFINISHED, turns.c.attempts < bindparam("max_attempts"))
     .values(
-        state="running", boot_id=bindparam("new_boot_id"), attempts=turns.c.attempts + 1, updated_at=bindparam("now")
+        state="running",
+        boot_id=bindparam("new_boot_id"),
+        attempts=turns.c.attempts + case((_WAITS_FOR_A_PERSON, 0), else_=1),
+        updated_at=bindparam("now"),
     )
 )
 _GIVE_UP = (
@@ -196,6 +209,8 @@ def add_turn(connection: Connection, message: AddTurn) -> TurnAdded:
     session_created = open_session(connection, message.session_id, message.channel, message.content, now)
     _insert_turn(connection, message, now)
     metadata: JsonObject = {"media": message.media} if message.media else {}
+    if message.provenance:
+        metadata["provenance"] = message.provenance
     message_id = _add_message(connection, message.session_id, message.turn_id, None, message.content, metadata, now)
     history: list[HistoryMessage] = []
     if message.history_limit and not session_created:
@@ -213,19 +228,22 @@ def add_turn(connection: Connection, message: AddTurn) -> TurnAdded:
         attempts=_first_attempts(message),
         created_at=now,
         updated_at=now,
+        provenance=message.provenance,
     )
     return TurnAdded(turn, created=True, session_created=session_created, history=history)
 
 
 @command
 def claim_turn(connection: Connection, message: ClaimTurn) -> Turn:
-    by = {"turn_id": message.turn_id, "new_boot_id": message.boot_id, "now": utc_now()}
+    now = utc_now()
+    by = {"turn_id": message.turn_id, "new_boot_id": message.boot_id, "now": now}
     if connection.execute(_CLAIM, {**by, "max_attempts": message.max_attempts}).rowcount == 1:
         return _load(connection, message.turn_id)
     turn = _load(connection, message.turn_id)
     gave_up = f"gave up after {turn.attempts} attempts"
     if connection.execute(_GIVE_UP, {**by, "new_error": gave_up}).rowcount == 0:
         raise Conflict(f"the turn {turn.id!r} is {turn.state} already", turn_id=turn.id, state=turn.state)
+    leave_calls(connection, turn.id, now)
     return _load(connection, message.turn_id)
 
 
@@ -249,15 +267,16 @@ def finish_turn(connection: Connection, message: FinishTurn) -> Turn:
         metadata = {**message.metadata, "stopped": True} if message.state == "stopped" else message.metadata
         _add_message(connection, turn.session_id, turn.id, int(turn.message_id), reply, metadata, now)
         count_message(connection, turn.session_id, now)
-    if message.usage is not None:
-        add_usage(connection, turn.id, message.usage)
-    return msgspec.structs.replace(turn, reply=reply, usage=message.usage)
+    for spent in message.usage:
+        add_usage(connection, turn.id, spent)
+    leave_calls(connection, turn.id, now)
+    return msgspec.structs.replace(turn, reply=reply, usage=sum_of(message.usage))
 
 
 @query
-def list_unfinished_turns(connection: Connection, message: ListUnfinishedTurns) -> list[Turn]:
-    rows = connection.execute(_UNFINISHED, {"boot_id": message.boot_id, "limit": message.limit})
-    return [_read(row) for row in rows]
+def list_unfinished_sessions(connection: Connection, message: ListUnfinishedSessions) -> list[str]:
+    left_by_others = {"boot_id": message.boot_id, "limit": message.limit}
+    return list(connection.scalars(_UNFINISHED, left_by_others))
 
 
 @query
@@ -341,23 +360,23 @@ def _kept_reply(message: FinishTurn) -> str | None:
 
 
 def _load(connection: Connection, turn_id: str) -> Turn:
-    row = connection.execute(_ONE, {"turn_id": turn_id}).first()
-    if row is None:
+    rows = connection.execute(_ONE, {"turn_id": turn_id}).all()  # one for each model that had a part in it
+    if not rows:
         raise NotFound(f"there is no turn {turn_id!r}", turn_id=turn_id)
-    return _read(row)
+    spent = [Usage(*row[_FACTS_END:]) for row in rows] if rows[0][_FACTS_END] is not None else []
+    return msgspec.structs.replace(_read(rows[0]), usage=sum_of(spent))
 
 
 def _read(row: AnyRow) -> Turn:
+    """All but the usage, of which a turn that has not ended has none."""
     turn_id, session_id, message_id, content, metadata, *facts = row[:_FACTS_END]
-    spent: tuple[Any, ...] = row[_FACTS_END:]
-    media: list[str] = metadata.get("media", []) if metadata else []
-    answered_by = spent[3]  # NULL where no usage was joined
+    known: dict[str, list[str]] = metadata or {}
     return Turn(
         turn_id,
         session_id,
         str(message_id),
         content,
-        media,
+        known.get("media", []),
         *facts,
-        usage=None if answered_by is None else Usage(*spent),
+        provenance=known.get("provenance", []),
     )

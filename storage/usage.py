@@ -1,7 +1,8 @@
-"""What model calls cost: one row a finished turn, written by FinishTurn, kept when the session is deleted."""
+"""What models cost: a row for each that had a part in a finished turn, kept when the session is deleted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -66,6 +67,21 @@ _BY_MODEL_AND_BACKEND = (
 
 def add_usage(connection: Connection, turn_id: str, spent: Usage) -> None:
     connection.execute(_INSERT, {**msgspec.structs.asdict(spent), "turn_id": turn_id, "created_at": utc_now()})
+
+
+def sum_of(parts: Sequence[Usage]) -> Usage | None:
+    """What a turn took in all, under the name of the model that answered last; None if nothing is known."""
+    if not parts:
+        return None
+    prices = [part.cost_usd for part in parts if part.cost_usd is not None]
+    return Usage(
+        sum(part.input_tokens for part in parts),
+        sum(part.output_tokens for part in parts),
+        sum(part.total_tokens for part in parts),
+        parts[-1].model,
+        parts[-1].backend,
+        sum(prices) if len(prices) == len(parts) else None,
+    )
 
 
 @query

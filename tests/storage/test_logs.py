@@ -62,7 +62,7 @@ def test_usage_is_summed_by_model_and_backend_and_outlives_its_session(write: As
     for number, (model, cost) in enumerate([("small", 0.0), ("large", 0.25), ("large", None)]):
         write(question(f"t-{number}"))
         spent = Usage(10, 5, 15, model, "openai_compatible", cost)
-        write(FinishTurn(turn_id=f"t-{number}", boot_id="boot-1", state="done", content="x", usage=spent))
+        write(FinishTurn(turn_id=f"t-{number}", boot_id="boot-1", state="done", content="x", usage=[spent]))
     write(DeleteSession(session_id="s-1"))
     total = read(GetUsage())
     assert (total.requests, total.total_tokens, total.cost_usd) == (3, 45, 0.25)

@@ -21,8 +21,8 @@ ADD_A_COLUMN = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -32,11 +32,11 @@ def upgrade() -> None:
 
 
 def schema(path: Path) -> set[tuple[str, str | None]]:
-    """What every table, index and trigger was made with, the order of constraints aside."""
+    """What every table, index and trigger was made with, the order of constraints and SQLite's quotes aside."""
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
     return {
-        (name, None if sql is None else "\n".join(sorted(part.strip(" ,") for part in sql.splitlines())))
+        (name, None if sql is None else "\n".join(sorted(part.strip(" ,") for part in sql.replace('"', "").splitlines())))
         for name, sql in rows
     }
 
@@ -45,11 +45,11 @@ def newer_code(tmp_path: Path, fault: str = "") -> Path:
     """Our migrations, and one more."""
     migrations = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, migrations, ignore=shutil.ignore_patterns("__pycache__"))
-    (migrations / "versions" / "0002_pinned.py").write_text(ADD_A_COLUMN.format(fault=fault))
+    (migrations / "versions" / "9999_pinned.py").write_text(ADD_A_COLUMN.format(fault=fault, head=HEAD))
     return migrations
 
 
-def upgrade(database: Database, migrations: Path, head: str = "0002") -> None:
+def upgrade(database: Database, migrations: Path, head: str = "9999") -> None:
     with database.connect_writer() as connection:
         migrate(connection, database.path, head=head, migrations=migrations)
 
@@ -91,7 +91,7 @@ def test_an_upgrade_backs_the_file_up_first(database: Database, tmp_path: Path) 
     upgrade(database, newer_code(tmp_path))
     with database.connect_reader() as reader:
         assert "pinned" in columns(reader)
-    (backup,) = tmp_path.glob("pocketpaw.db.backup-0001-2*Z")
+    (backup,) = tmp_path.glob(f"pocketpaw.db.backup-{HEAD}-2*Z")
     assert schema(backup) == before
 
 
@@ -100,14 +100,14 @@ def test_an_upgrade_that_fails_changes_nothing(database: Database, tmp_path: Pat
         upgrade(database, newer_code(tmp_path, fault="1 / 0"))
     with database.connect_reader() as reader:
         assert "pinned" not in columns(reader)
-        assert reader.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "0001"
+        assert reader.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == HEAD
 
 
 def test_a_backup_that_cannot_be_made_stops_the_upgrade(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_file, "_stamp", lambda: "now")
-    (tmp_path / "pocketpaw.db.backup-0001-now").symlink_to(tmp_path / "no such folder" / "x")
+    (tmp_path / f"pocketpaw.db.backup-{HEAD}-now").symlink_to(tmp_path / "no such folder" / "x")
     with pytest.raises(Unavailable, match="backed up"):
         upgrade(database, newer_code(tmp_path))
     with database.connect_reader() as reader:
@@ -128,7 +128,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(database: Datab
     upgrade(database, newer_code(tmp_path))
     database.close()
     before = (tmp_path / "pocketpaw.db").read_bytes()
-    with pytest.raises(NeedsOperator, match=r"newer PocketPaw .*0002.*0001"):
+    with pytest.raises(NeedsOperator, match=rf"newer PocketPaw .*9999.*{HEAD}"):
         open_database(f"sqlite:///{tmp_path}/pocketpaw.db")
     assert (tmp_path / "pocketpaw.db").read_bytes() == before
 

@@ -23,7 +23,7 @@ from pocketpaw.storage.sessions import DeleteSession, GetSession, ListSessions, 
 from pocketpaw.storage.soundness import CheckStorage
 from pocketpaw.storage.supervision_log import ListSupervisionEvents, RecordSupervisionEvents, SupervisionEvent
 from pocketpaw.storage.tokens import ListRevokedTokens, RevokeToken
-from pocketpaw.storage.turns import ClaimTurn, GetTurn, ListUnfinishedTurns
+from pocketpaw.storage.turns import ClaimTurn, GetTurn, ListUnfinishedSessions
 from pocketpaw.storage.usage import GetUsage
 from sqlalchemy import Connection, create_engine, inspect
 
@@ -98,7 +98,7 @@ def test_turns_sessions_and_search_work_there_too(writer: Connection, reader: Co
     assert isinstance(taken, Conflict)
     assert (repeated.created, repeated.turn.id) == (False, "t-0")
     assert answer(reader, GetTurn(turn_id="t-0")) == end
-    assert [turn.id for turn in answer(reader, ListUnfinishedTurns(boot_id="boot-2"))] == ["t-1"]
+    assert answer(reader, ListUnfinishedSessions(boot_id="boot-2")) == ["s-1"]
     assert [said.content for said in answer(reader, GetTurnHistory(turn_id="t-1"))] == ["q0 \ufffd naive", "a0"]
     assert len(answer(reader, GetHistory(session_id="s-1"))) == 3
     (session,) = answer(reader, ListSessions()).sessions

@@ -9,7 +9,7 @@ from pocketpaw.runtime.errors import Conflict, NotFound
 from pocketpaw.storage.history import GetTurnHistory
 from pocketpaw.storage.sessions import DeleteSession, GetSession
 from pocketpaw.storage.tables import turns, utc_now
-from pocketpaw.storage.turns import AddTurn, ClaimTurn, FinishTurn, GetTurn, ListSessionTurns, ListUnfinishedTurns
+from pocketpaw.storage.turns import AddTurn, ClaimTurn, FinishTurn, GetTurn, ListSessionTurns, ListUnfinishedSessions
 from pocketpaw.storage.usage import Usage
 from sqlalchemy import Connection, update
 
@@ -45,7 +45,7 @@ def question(
 
 
 def done(turn_id: str = "t-1", content: str = "hi", *, boot_id: str = "boot-1") -> FinishTurn:
-    return FinishTurn(turn_id=turn_id, boot_id=boot_id, state="done", content=content, usage=USAGE)
+    return FinishTurn(turn_id=turn_id, boot_id=boot_id, state="done", content=content, usage=[USAGE])
 
 
 def test_the_first_turn_makes_its_session_and_names_it(write: Ask, read: Ask) -> None:
@@ -193,15 +193,14 @@ def test_an_unknown_turn_is_named(write: Ask, read: Ask) -> None:
         read(GetTurnHistory(turn_id="t-9"))
 
 
-def test_unfinished_turns_are_those_of_other_boots_oldest_first(write: Ask, read: Ask) -> None:
-    for number in range(4):
-        write(question(f"t-{number}", state="pending" if number % 2 else "running"))
-    write(done("t-1"))
-    write(question("t-mine", boot_id="boot-2"))
-    left = read(ListUnfinishedTurns(boot_id="boot-2"))
-    assert [turn.id for turn in left] == ["t-0", "t-2", "t-3"]
-    assert left[0].content == "hello"
-    assert [turn.id for turn in read(ListUnfinishedTurns(boot_id="boot-2", limit=1))] == ["t-0"]
+def test_the_sessions_that_other_boots_left_unfinished_come_oldest_turn_first(write: Ask, read: Ask) -> None:
+    for number, session_id in enumerate(("s-c", "s-b", "s-a", "s-b", "s-c")):
+        state = "pending" if number % 2 else "running"
+        write(question(f"t-{number}", session_id=session_id, state=state))
+    write(done("t-0"))
+    write(question("t-mine", session_id="s-mine", boot_id="boot-2"))
+    assert read(ListUnfinishedSessions(boot_id="boot-2")) == ["s-b", "s-a", "s-c"]
+    assert read(ListUnfinishedSessions(boot_id="boot-2", limit=1)) == ["s-b"]
 
 
 def test_the_turns_of_a_session_that_wait_or_run_are_listed_whoever_claimed_them(write: Ask, read: Ask) -> None:
@@ -241,4 +240,4 @@ def test_a_deleted_session_takes_its_turns_along(write: Ask, read: Ask) -> None:
     with pytest.raises(NotFound):
         write(done())
     assert write(question(key="k")).session_created
-    assert read(ListUnfinishedTurns(boot_id="boot-2"))[0].id == "t-1"
+    assert read(ListUnfinishedSessions(boot_id="boot-2")) == ["s-1"]
