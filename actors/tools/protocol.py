@@ -8,8 +8,9 @@ import msgspec
 
 from ...runtime.message import StreamMessage
 
-Effect = Literal["read", "write", "execute", "egress"]
-"""What a call does to the world: looks at what is here, changes it, runs a program, or sends something out."""
+Effect = Literal["read", "keep", "write", "execute", "egress"]
+"""What a call does: looks at what is here, adds to what this daemon keeps for its user, changes or deletes something,
+runs a program, or sends something out."""
 
 ToolName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -27,6 +28,8 @@ class ToolInfo(msgspec.Struct, frozen=True):
     """What a principal needs to do the same without an agent, as `files:read`."""
     subject: str = ""
     """The argument that rules and grants are matched against, as `path`; none if it is empty."""
+    source: str = ""
+    """The outside party that gets the arguments and gives the output, as `mcp time`; empty if it is this daemon."""
 
 
 class ToolProgress(msgspec.Struct, frozen=True, tag="progress"):

@@ -1,0 +1,341 @@
+"""The gate: the one door to every tool. It asks policy, asks people where policy says so, and keeps a record of each
+call, so that none is made twice whatever dies meanwhile.
+
+Invariant: a call is made only when the store says that this life of the gate runs it.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Annotated, Literal
+
+import msgspec
+import structlog
+import trio
+
+from ...config.logs import Redactor
+from ...runtime import Actor, Message
+from ...runtime.errors import ActorDied, DeliveryFailure, Forbidden, PocketPawError
+from ...runtime.message import StreamMessage
+from ...storage.grants import Grant, ListGrants
+from ...storage.tables import utc_now
+from ...storage.tool_calls import (
+    CallRecord,
+    DecideCall,
+    EndCall,
+    ExpireCall,
+    GetCall,
+    GrantScope,
+    ListWaitingCalls,
+    OpenCall,
+    RequestId,
+    StartCall,
+)
+from ..settings import LiveSettings
+from .catalogue import Catalogue
+from .jail import Jail
+from .policy import Call, Decision, decide, pattern_for
+from .protocol import Execute, ToolInfo, ToolOutput, ToolProgress
+
+log = structlog.get_logger()
+
+EVENTS = "events"
+
+OUTPUT_LIMIT = 100_000
+"""Characters of an output that are kept and told; executors have smaller limits of their own."""
+
+LAST_WORDS_S = 0.5
+"""To keep what came of a call that is cancelled; less than what a kill leaves to unwind."""
+
+ENDED = {
+    "denied": "was denied by a person",
+    "expired": "was not approved in time",
+    "interrupted": "was interrupted: nobody knows whether it had an effect; look before you try again",
+}
+
+
+class ApprovalRequired(msgspec.Struct, frozen=True, tag="approval_required"):
+    """The call waits for a person, until `expires_at` (ISO 8601)."""
+
+    request_id: str
+    reason: str
+    provenance: list[str]
+    expires_at: str
+
+
+class ToolStarted(msgspec.Struct, frozen=True, tag="started"):
+    """Nothing is in the call's way any more."""
+
+
+GateEvent = ApprovalRequired | ToolStarted | ToolProgress | ToolOutput
+
+
+class UseTool(StreamMessage[GateEvent], to="tools/gate"):
+    """Make the call `number` of a turn's step, or go on with it; the last item is its output.
+
+    Asked again for the same place, it answers with what came of the call then, and does not make it a second time.
+    """
+
+    turn_id: str
+    session_id: str
+    step: int
+    number: int
+    tool: str
+    arguments: dict[str, object]
+
+
+class Decided(msgspec.Struct, frozen=True):
+    status: Literal["approved", "denied"]
+    request_id: str
+
+
+class DecideApproval(Message[Decided], to="tools/gate"):
+    """Approve or deny a call that waits for a person: once, for its session, or always."""
+
+    request_id: RequestId
+    approved: bool
+    scope: GrantScope = "once"
+
+
+class Approval(msgspec.Struct, frozen=True):
+    """A call that waits for a person."""
+
+    request_id: str
+    session_id: str
+    tool: str
+    input: dict[str, object]
+    reason: str
+    provenance: list[str]
+    created_at: str
+    expires_at: str
+
+
+class ListApprovals(Message[list[Approval]], to="tools/gate"):
+    """List what waits for a person, oldest first."""
+
+    session_id: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
+
+
+class Gate(Actor):
+    concurrency = 1_000
+    handler_timeout_s = None  # a call may wait for a person
+
+    def __init__(self, live: LiveSettings, catalogue: Catalogue, boot_id: str) -> None:
+        super().__init__()
+        self._live = live
+        self._catalogue = catalogue
+        self._boot_id = boot_id
+        self._redactor = Redactor(lambda: live.secrets)
+        self._waiting: dict[str, trio.Event] = {}
+
+    @property
+    def _claim(self) -> str:
+        """Of one life of one daemon."""
+        return f"{self._boot_id}/{self.incarnation}"
+
+    async def use_tool(self, message: UseTool) -> AsyncGenerator[GateEvent]:
+        tool = self._catalogue.get(message.tool)
+        if tool is None:
+            yield ToolOutput(f"there is no tool {message.tool!r}", is_error=True)
+            return
+        call = await self._open(tool, message)
+        if call.state == "waiting":
+            yield ApprovalRequired(call.request_id, call.reason, call.provenance, _iso(call))
+            call = await self._decision(call)
+        if call.state == "approved":
+            call = await self.ask(StartCall(call_id=call.id, claim=self._claim))
+        elif call.state != "running" or not call.created:
+            yield _stored(call)
+            return
+        yield ToolStarted()
+        async with aclosing(self._run(tool, call)) as events:
+            async for event in events:
+                yield event
+
+    async def decide_approval(self, message: DecideApproval) -> Decided:
+        call = await self.ask(GetCall(request_id=message.request_id))
+        if not self.principal.may(call.scope):
+            raise Forbidden(f"Missing required scope: {call.scope}", scope=call.scope)
+        call = await self.ask(
+            DecideCall(
+                request_id=message.request_id,
+                approved=message.approved,
+                scope=message.scope,
+                by=self.principal.name,
+            )
+        )
+        log.info("a call was decided", tool=call.tool, request=call.request_id, state=call.state, by=call.decided_by)
+        self._wake(call.request_id)
+        status = "approved" if message.approved else "denied"
+        self._announce("approval_decided", call, f"{call.tool} was {status}")
+        return Decided(status, call.request_id)
+
+    async def list_approvals(self, message: ListApprovals) -> list[Approval]:
+        calls = await self.ask(ListWaitingCalls(session_id=message.session_id, limit=message.limit))
+        return [
+            Approval(
+                call.request_id,
+                call.session_id,
+                call.tool,
+                msgspec.convert(self._redactor.value(call.arguments), dict[str, object]),
+                call.reason,
+                call.provenance,
+                call.created_at.isoformat(),
+                _iso(call),
+            )
+            for call in calls
+        ]
+
+    # A call's way -----------------------------------------------------------------------------------------------------
+
+    async def _open(self, tool: ToolInfo, message: UseTool) -> CallRecord:
+        """Decide, and keep the call as it was decided; one that was there before stays as it is."""
+        settings = self._live.current
+        subject = await self._subject(tool, message.arguments)
+        grants: list[Grant] = []
+        if tool.effect != "read" or tool.source:
+            grants = await self.ask(ListGrants(tool=tool.name, session_id=message.session_id))
+        decision = decide(Call(tool, subject, self.principal, self.provenance), settings, grants)
+        state, expires_at = _STATES[decision.verdict], None
+        if state == "waiting":
+            expires_at = utc_now() + timedelta(seconds=settings.approval_timeout_s)
+        call = await self.ask(
+            OpenCall(
+                request_id=f"a-{secrets.token_hex(8)}",
+                turn_id=message.turn_id,
+                session_id=message.session_id,
+                step=message.step,
+                number=message.number,
+                tool=tool.name,
+                arguments=message.arguments,
+                effect=tool.effect,
+                scope=tool.scope,
+                principal=self.principal.name,
+                provenance=list(self.provenance),
+                pattern=pattern_for(tool, subject),
+                state=state,
+                reason=decision.reason,
+                claim=self._claim,
+                expires_at=expires_at,
+            )
+        )
+        if call.created:
+            self._record(call, decision)
+        return call
+
+    def _record(self, call: CallRecord, decision: Decision) -> None:
+        is_usual = decision.verdict == "allow" and call.effect == "read"
+        (log.debug if is_usual else log.info)(
+            "a tool is called",
+            tool=call.tool,
+            session=call.session_id,
+            request=call.request_id,
+            principal=call.principal,
+            decision=decision.verdict,
+            reason=decision.reason,
+        )
+
+    async def _subject(self, tool: ToolInfo, arguments: dict[str, object]) -> str:
+        """What rules are matched against; a path is the one that it leads to."""
+        given = arguments.get(tool.subject) if tool.subject else ""
+        if not isinstance(given, str):
+            return ""  # whoever executes it says what is wrong with it
+        if tool.subject == "path":
+            return await trio.to_thread.run_sync(_real_path, Jail.of(self._live), given)
+        return given
+
+    async def _decision(self, call: CallRecord) -> CallRecord:
+        """Wait for a person's word, as long as the call may."""
+        assert call.expires_at is not None
+        event = self._waiting.setdefault(call.request_id, trio.Event())
+        self._announce("approval_required", call, f"{call.tool} waits for approval: {call.reason}")
+        try:
+            remaining_s = (call.expires_at - utc_now()).total_seconds()
+            with trio.move_on_after(max(0.0, remaining_s)):
+                await event.wait()
+            if event.is_set():
+                return await self.ask(GetCall(request_id=call.request_id))
+            return await self.ask(ExpireCall(call_id=call.id))
+        finally:
+            self._waiting.pop(call.request_id, None)
+
+    def _announce(self, name: str, call: CallRecord, content: str) -> None:
+        """Tell operators, who may not follow the session."""
+        about = {"request_id": call.request_id, "session_id": call.session_id, "tool": call.tool}
+        self.publish(EVENTS, name, {"event_type": name, "content": content, "metadata": about})
+
+    def _wake(self, request_id: str) -> None:
+        event = self._waiting.get(request_id)
+        if event is not None:
+            event.set()
+
+    async def _run(self, tool: ToolInfo, call: CallRecord) -> AsyncGenerator[ToolProgress | ToolOutput]:
+        """Have the call made, and keep what came of it before it is told."""
+        try:
+            output = ToolOutput("the tool gave no output", is_error=True)
+            try:
+                execute = Execute(
+                    name=tool.name,
+                    arguments=call.arguments,
+                    session_id=call.session_id,
+                    turn_id=call.turn_id or "",
+                )
+                async with self.stream(execute, to=tool.address, idle_timeout_s=math.inf) as events:
+                    async for event in events:
+                        if isinstance(event, ToolOutput):
+                            output = event
+                        else:
+                            yield event
+            except ActorDied as error:
+                output = ToolOutput(f"the tool crashed, and may have had an effect: {error.detail}", is_error=True)
+            except DeliveryFailure as error:
+                output = ToolOutput(f"the tool cannot be reached now: {error.detail}", is_error=True)
+            except PocketPawError as error:
+                output = ToolOutput(error.detail, is_error=True)
+            output = self._fit(output)
+            await self._end(call, "failed" if output.is_error else "done", output)
+        except BaseException:  # cancelled, or its reader has gone: nobody will wait for what becomes of it
+            with trio.move_on_after(LAST_WORDS_S, shield=True):
+                await self._end(call, "interrupted", ToolOutput(""))
+            raise
+        yield output
+
+    def _fit(self, output: ToolOutput) -> ToolOutput:
+        """Without secrets, and no longer than what is kept."""
+        text = self._redactor.text(output.text)
+        if len(text) > OUTPUT_LIMIT:
+            text = f"{text[:OUTPUT_LIMIT]}\n[{len(text) - OUTPUT_LIMIT} characters more were left out]"
+        return msgspec.structs.replace(output, text=text, source=self._redactor.text(output.source))
+
+    async def _end(self, call: CallRecord, state: Literal["done", "failed", "interrupted"], output: ToolOutput) -> None:
+        await self.ask(
+            EndCall(call_id=call.id, claim=self._claim, state=state, output=output.text, source=output.source)
+        )
+
+
+_STATES: dict[str, Literal["running", "waiting", "denied"]] = {"allow": "running", "ask": "waiting", "deny": "denied"}
+
+
+def _stored(call: CallRecord) -> ToolOutput:
+    """What came of a call that is over."""
+    if call.state in ("done", "failed"):
+        return ToolOutput(call.output or "", is_error=call.state == "failed", source=call.source or "")
+    if call.state == "denied" and call.decided_by is None:
+        return ToolOutput(f"the call is not allowed: {call.reason}", is_error=True)
+    return ToolOutput(f"the call {ENDED[call.state]}", is_error=True)
+
+
+def _iso(call: CallRecord) -> str:
+    return "" if call.expires_at is None else call.expires_at.isoformat()
+
+
+def _real_path(jail: Jail, path: str) -> str:
+    try:
+        return str(jail.resolve(path))
+    except PocketPawError:  # whoever executes it says so
+        return path
