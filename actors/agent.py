@@ -7,6 +7,7 @@ listen hear one `stream_end` of it, after what it says is on disk.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import deque
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ import msgspec
 import structlog
 import trio
 
+from ..config.logs import Redactor
 from ..runtime import Actor, Done, Message
-from ..runtime.envelope import Envelope, current_envelope
+from ..runtime.envelope import Envelope, Principal, current_envelope
 from ..runtime.errors import (
-    ActorDied,
     Conflict,
     DeliveryFailure,
     NotFound,
@@ -30,21 +31,19 @@ from ..runtime.errors import (
     TransientFailure,
     Unavailable,
 )
-from ..storage.history import GetTurnHistory, HistoryMessage
 from ..storage.sessions import SessionId
 from ..storage.turns import AddTurn, ClaimTurn, FinishTurn, ListSessionTurns, Turn
-from ..storage.usage import Usage
+from ..storage.usage import sum_of
+from .conversation import HISTORY_LIMIT, Conversation
 from .identity import Identity
-from .models.protocol import ChatMessage, Generate, TextDelta, ThinkingDelta
-from .models.protocol import Usage as ModelUsage
+from .memory import LearnFrom
 from .settings import LiveSettings
+from .tools.catalogue import Catalogue
+from .turn_loop import Answer, TurnLoop
 
 R = TypeVar("R")
 
 log = structlog.get_logger()
-
-HISTORY_LIMIT = 50
-"""Messages that an agent keeps at hand for the model; the store has them all."""
 
 WAITING_LIMIT = 100
 """Messages that may wait in one session behind the one that is being answered."""
@@ -64,7 +63,7 @@ STOP_WAIT_S = 2.0
 AGENTS_TOPIC = "agents"
 AWAY = (Unavailable, DeliveryFailure)
 
-AgentState = Literal["idle", "thinking", "streaming", "stopping"]
+AgentState = Literal["idle", "thinking", "streaming", "tool_running", "waiting", "stopping"]
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -119,6 +118,7 @@ class Activity(msgspec.Struct):
     state: AgentState = "idle"
     since: float = 0.0
     channel: str = "api"
+    tool: str | None = None
     total_tokens: int = 0
     error: str | None = None
 
@@ -129,6 +129,7 @@ class AgentContext:
 
     live: LiveSettings
     identity: Identity
+    catalogue: Catalogue
     boot_id: str
 
 
@@ -139,6 +140,7 @@ class _Job:
     turn: Turn
     after: int
     cause: Envelope | None
+    is_resumed: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     is_stop_asked: bool = False
     has_ended: trio.Event = field(default_factory=trio.Event)
@@ -157,11 +159,12 @@ class Agent(Actor):
         super().__init__()
         self.session_id = session_id
         self.activity = Activity()
-        self._context = context
+        self.shared = context
+        self.conversation = Conversation(self)
+        self._redactor = Redactor(lambda: context.live.secrets)
         self._topic = session_topic(session_id)
         self._jobs: deque[_Job] = deque()  # the first one is in hand
         self._unkept: set[str] = set()  # turns whose replies the store could not take yet
-        self._history: deque[ChatMessage] | None = None  # what came before the next job; None until it has been read
 
     async def on_start(self) -> None:
         if self.incarnation > 1:
@@ -173,7 +176,7 @@ class Agent(Actor):
     def is_idle(self) -> bool:
         """Whether all is answered, and that so long ago that nobody comes back for its events."""
         is_done = not self._jobs and not self._unkept
-        return is_done and self.system.now() - self.activity.since >= self._context.live.current.agent_idle_s
+        return is_done and self.system.now() - self.activity.since >= self.shared.live.current.agent_idle_s
 
     async def on_stop(self) -> None:
         if not self._jobs:
@@ -187,7 +190,7 @@ class Agent(Actor):
                 f"session {self.session_id} has {WAITING_LIMIT} messages waiting already", retry_after_s=5
             )
         after = self.system.bus.last_seq(self._topic)
-        needs_history = self._history is None and not self._jobs  # with jobs, the first one of them reads it
+        needs_history = not self.conversation.is_known and not self._jobs  # with jobs, the first one of them reads it
         added = await self.ask(
             AddTurn(
                 session_id=message.session_id,
@@ -196,8 +199,10 @@ class Agent(Actor):
                 media=message.media,
                 channel=message.channel,
                 state="pending" if self._jobs else "running",
-                boot_id=self._context.boot_id,
+                boot_id=self.shared.boot_id,
                 principal=self.principal.name,
+                scopes=sorted(self.principal.scopes),
+                provenance=list(self.provenance),
                 idempotency_key=message.idempotency_key,
                 history_limit=HISTORY_LIMIT if needs_history else 0,
             )
@@ -205,7 +210,7 @@ class Agent(Actor):
         if not added.created:
             return await self._accepted_before(added.turn)
         if needs_history or added.session_created:  # also where a session was deleted, and with it what was said
-            self._history = _context_of(added.history)
+            self.conversation.read(added.history)
         self._enqueue(added.turn, after)
         return Accepted(added.turn.session_id, added.turn.id, after)
 
@@ -215,7 +220,7 @@ class Agent(Actor):
         job = self._jobs[0]
         job.is_stop_asked = True
         job.scope.cancel()
-        self._be("stopping")
+        self.be("stopping")
         with trio.move_on_after(STOP_WAIT_S):
             await job.has_ended.wait()
         return Stopped("ok", self.session_id)
@@ -235,20 +240,27 @@ class Agent(Actor):
         await self.tell(ResumeTurns(session_id=turn.session_id))  # should nobody have it in hand
         return Accepted(turn.session_id, turn.id, 0)
 
-    def _enqueue(self, turn: Turn, after: int) -> None:
-        self._jobs.append(_Job(turn, after, current_envelope.get()))
+    def _enqueue(self, turn: Turn, after: int, *, is_resumed: bool = False) -> None:
+        self._jobs.append(_Job(turn, after, current_envelope.get(), is_resumed))
         if len(self._jobs) == 1:
             self.spawn(self._work)  # only while there is work: an agent that sleeps on it would cost a task
 
     async def _take_over(self) -> None:
         """Queue the turns that a former life left pending or running; each attempt is counted before it is made."""
         known = self._known()  # also of those that end while the store is read
-        turns = await self._ask_store(ListSessionTurns(session_id=self.session_id))
+        turns = await self.ask_store(ListSessionTurns(session_id=self.session_id))
         known |= self._known()
         after = self.system.bus.last_seq(self._topic)
         for turn in turns:
             if turn.id not in known:
-                self._enqueue(msgspec.structs.replace(turn, state="pending"), after)
+                self._enqueue(msgspec.structs.replace(turn, state="pending"), after, is_resumed=True)
+
+    def _on_behalf(self, job: _Job) -> Envelope:
+        """What a turn sends is sent for whoever said it, with the scopes that they had, also after a restart."""
+        turn = job.turn
+        trace_id = job.cause.trace_id if job.cause is not None else ""
+        principal = Principal(turn.principal, frozenset(turn.scopes))
+        return Envelope(Chat, b"", self.path, None, principal, trace_id, math.inf, tuple(turn.provenance))
 
     def _known(self) -> set[str]:
         """The turns that this life sees to."""
@@ -259,17 +271,17 @@ class Agent(Actor):
     async def _work(self) -> None:
         while self._jobs:
             job = self._jobs[0]
-            current_envelope.set(job.cause)
+            current_envelope.set(self._on_behalf(job))
             await self._turn(job)
             self._jobs.popleft()
             job.has_ended.set()
-        self._be("idle")
+        self.be("idle")
 
     async def _turn(self, job: _Job) -> None:
         """See one turn through to its `stream_end`, whatever becomes of it."""
         self.activity.error = None
-        self._be("thinking", job.turn.channel)
-        job.after = self._say(job.turn, "stream_start", {}) - 1
+        self.be("thinking", job.turn.channel)
+        job.after = self.say(job.turn, "stream_start", {}) - 1
         answer = await self._claim(job)
         if answer is not None:
             self._tell_end(job.turn, answer)
@@ -283,33 +295,43 @@ class Agent(Actor):
                 self._tell_end(job.turn, answer)
             raise
         self._tell_end(job.turn, answer)
+        await self._learn(job.turn, answer)
 
-    async def _claim(self, job: _Job) -> _Answer | None:
+    async def _learn(self, turn: Turn, answer: Answer) -> None:
+        if self.shared.live.current.file_auto_learn and answer.state == "done":
+            lesson = LearnFrom(
+                session_id=turn.session_id, question=turn.content, reply=answer.text, provenance=answer.provenance
+            )
+            await self.tell(lesson)
+
+    async def _claim(self, job: _Job) -> Answer | None:
         """Make the turn ours, which may take until the store is back; returns how it has ended if it is not ours."""
         if job.turn.state == "running":
             return None
         while True:
             try:
-                turn = await self._ask_store(ClaimTurn(turn_id=job.turn.id, boot_id=self._context.boot_id))
+                turn = await self.ask_store(ClaimTurn(turn_id=job.turn.id, boot_id=self.shared.boot_id))
             except AWAY:
                 await trio.sleep(STORE_AWAY_S)
             except PocketPawError as error:  # deleted, or ended by another
-                return _Answer("failed", error=error)
+                return Answer("failed", error=error)
             else:
                 if turn.state == "running":
                     return None
-                return _Answer("interrupted", error=Unavailable(f"the turn was interrupted: {turn.error}"))
+                return Answer("interrupted", error=Unavailable(f"the turn was interrupted: {turn.error}"))
 
-    async def _answer(self, job: _Job) -> _Answer:
+    async def _answer(self, job: _Job) -> Answer:
         """Have the model answer. Whatever is expected to fail is part of the answer; anything else is a crash."""
-        answer = _Answer("done")
-        timeout_s = self._context.live.current.turn_timeout_s
+        answer = Answer("done")
+        timeout_s = self.shared.live.current.turn_timeout_s
         job.scope.relative_deadline = timeout_s
         try:
             with job.scope:
-                await self._generate(job.turn, answer)
+                await TurnLoop(self, job.turn, answer, job.scope).run(is_resumed=job.is_resumed)
         except PocketPawError as error:
             answer.state, answer.error = "failed", error
+        finally:
+            answer.provenance = self.provenance
         if job.scope.cancelled_caught:
             if job.is_stop_asked:
                 answer.state = "stopped"
@@ -318,50 +340,19 @@ class Agent(Actor):
                 answer.error = TimedOut(f"the answer took longer than {timeout_s:g} s", timeout_s=timeout_s)
         return answer
 
-    async def _generate(self, turn: Turn, answer: _Answer) -> None:
-        request = Generate(messages=await self._messages(turn))
-        try:
-            await self._listen(turn, request, answer)
-        except ActorDied as error:
-            # The router may have crashed over another session's answer: once more, if nothing was said yet.
-            if answer.has_begun or error.data.get("actor") != Generate.__address__:
-                raise
-            await self._listen(turn, request, answer)
-
-    async def _listen(self, turn: Turn, request: Generate, answer: _Answer) -> None:
-        async with self.stream(request, idle_timeout_s=self._context.live.current.turn_timeout_s) as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    if self.activity.state == "thinking":
-                        self._be("streaming", turn.channel)
-                    answer.has_begun = True
-                    answer.pieces.append(event.text)
-                    self._say(turn, "chunk", {"content": event.text, "type": "text"})
-                elif isinstance(event, ThinkingDelta):
-                    answer.has_begun = True
-                    self._say(turn, "thinking", {"content": event.text})
-                elif isinstance(event, ModelUsage):
-                    answer.usage = _usage(event)
-
-    async def _messages(self, turn: Turn) -> tuple[ChatMessage, ...]:
-        identity = ChatMessage("system", await self._context.identity.text())
-        if self._history is None:
-            history = await self._ask_store(GetTurnHistory(turn_id=turn.id, limit=HISTORY_LIMIT))
-            self._history = _context_of(history)
-        return (identity, *self._history, ChatMessage("user", turn.content))
-
-    async def _keep(self, turn: Turn, answer: _Answer) -> None:
+    async def _keep(self, turn: Turn, answer: Answer) -> None:
         """Commit what came of the turn; if that cannot be done now, it is part of the answer, and done later."""
         finish = FinishTurn(
             turn_id=turn.id,
-            boot_id=self._context.boot_id,
+            boot_id=self.shared.boot_id,
             state=answer.state,
             content=answer.text,
             usage=answer.usage,
             error=answer.error.detail if answer.error else None,
+            metadata={"provenance": list(answer.provenance)} if answer.provenance else {},
         )
         try:
-            await self._ask_store(finish)
+            await self.ask_store(finish)
         except PocketPawError as error:
             if isinstance(error, AWAY):
                 self._unkept.add(turn.id)
@@ -381,69 +372,43 @@ class Agent(Actor):
             self._unkept.discard(finish.turn_id)
             return
 
-    async def _ask_store(self, message: Message[R]) -> R:
-        for pause_s in STORE_PAUSES_S:
-            try:
-                return await self.ask(message)
-            except AWAY:
-                await trio.sleep(pause_s)
-        return await self.ask(message)
-
-    def _tell_end(self, turn: Turn, answer: _Answer) -> None:
+    def _tell_end(self, turn: Turn, answer: Answer) -> None:
         self._remember(turn, answer)
         if answer.error is not None:
             self.activity.error = answer.error.detail
-            self._say(turn, "error", {"detail": answer.error.detail, "code": answer.error.code})
-        end = {"state": answer.state, "usage": answer.usage, "content": answer.text}
-        self._say(turn, "stream_end", end)
+            self.say(turn, "error", {"detail": answer.error.detail, "code": answer.error.code})
+        end = {"state": answer.state, "usage": sum_of(answer.usage), "content": answer.text}
+        self.say(turn, "stream_end", end)
 
-    def _remember(self, turn: Turn, answer: _Answer) -> None:
+    def _remember(self, turn: Turn, answer: Answer) -> None:
         if isinstance(answer.error, NotFound | Conflict):
-            self._history = None  # what is known of the session is not so any more
-        elif self._history is not None:
-            self._history.append(ChatMessage("user", turn.content))
-            if answer.text and answer.state in ("done", "stopped"):
-                self._history.append(ChatMessage("assistant", answer.text))
-        if answer.usage is not None:
-            self.activity.total_tokens += answer.usage.total_tokens
+            self.conversation.forget()
+        else:
+            reply = answer.text if answer.state in ("done", "stopped") else ""
+            self.conversation.add(turn, reply, answer.provenance)
+        self.activity.total_tokens += sum(usage.total_tokens for usage in answer.usage)
 
-    # Events -----------------------------------------------------------------------------------------------------------
+    # What a turn needs of its agent -----------------------------------------------------------------------------------
 
-    def _say(self, turn: Turn, name: str, data: Mapping[str, object]) -> int:
+    async def ask_store(self, request: Message[R]) -> R:
+        """Ask, and ask again where the store may just be starting anew."""
+        for pause_s in STORE_PAUSES_S:
+            try:
+                return await self.ask(request)
+            except AWAY:
+                await trio.sleep(pause_s)
+        return await self.ask(request)
+
+    def redacted(self, value: object) -> object:
+        """Plain data without secrets, for events."""
+        return self._redactor.value(value)
+
+    def say(self, turn: Turn, name: str, data: Mapping[str, object]) -> int:
         return self.publish(self._topic, name, {"session_id": self.session_id, "turn_id": turn.id, **data})
 
-    def _be(self, state: AgentState, channel: str | None = None) -> None:
+    def be(self, state: AgentState, channel: str | None = None, tool: str | None = None) -> None:
         activity = self.activity
         activity.state, activity.since, activity.channel = state, self.system.now(), channel or activity.channel
+        activity.tool = tool
         if self.system.bus.has_listeners(AGENTS_TOPIC):
             self.publish(AGENTS_TOPIC, "status", {"session_id": self.session_id, "state": state})
-
-
-@dataclass
-class _Answer:
-    """What became of a turn, as far as it has got."""
-
-    state: Literal["done", "failed", "stopped", "interrupted"]
-    pieces: list[str] = field(default_factory=list[str])
-    has_begun: bool = False
-    usage: Usage | None = None
-    error: PocketPawError | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-
-def _usage(usage: ModelUsage) -> Usage:
-    return Usage(
-        usage.input_tokens, usage.output_tokens, usage.total_tokens, usage.model, usage.backend, usage.cost_usd
-    )
-
-
-def _context_of(history: list[HistoryMessage]) -> deque[ChatMessage]:
-    messages = (ChatMessage(_role(message.role), message.content) for message in history if message.content)
-    return deque(messages, maxlen=HISTORY_LIMIT)
-
-
-def _role(role: str) -> Literal["user", "assistant"]:
-    return "assistant" if role == "assistant" else "user"

@@ -17,8 +17,7 @@ from ..runtime import ActorSystem, Message
 from ..runtime.errors import NeedsOperator, PocketPawError
 from ..runtime.node import Node
 from ..storage.failures import DatabaseDamaged, DatabaseDisplaced
-from ..storage.soundness import CheckStorage
-from ..storage.tokens import RevokeToken
+from ..storage.soundness import CheckStorage, ProbeStorage
 from .models.router import CheckBackends
 from .settings import LiveSettings
 
@@ -115,12 +114,13 @@ async def configuration(around: Surroundings) -> list[Finding]:
 @check("Storage", "storage", every_s=300.0, timeout_s=8.0)
 async def storage(around: Surroundings) -> list[Finding]:
     """The database takes a write, and the write is on disk."""
-    # A revocation that has run out already: each one deletes the one before, and no query ever returns it.
-    probe = RevokeToken(digest="health-check", expires_at=datetime.now(UTC) - timedelta(days=1))
     try:
-        await around.ask(probe)
+        await around.ask(ProbeStorage())
     except DatabaseDamaged as error:
-        hint = "Put a good copy (a .backup file beside it) in its place, or move it away to begin anew; then restart."
+        hint = (
+            "Put a good copy (a .backup file beside it) in its place, or move it away with its .made file to begin "
+            "anew; then restart."
+        )
         return [Finding("critical", error.detail, hint)]
     except DatabaseDisplaced as error:
         hint = (

@@ -163,7 +163,7 @@ class Inspector(Actor):
             channel=activity.channel,
             title=title,
             state=activity.state,
-            tool_name=None,  # agents have no tools yet
+            tool_name=activity.tool,
             duration_seconds=round(self.system.now() - activity.since, 3) if activity.state != "idle" else 0.0,
             token_usage=activity.total_tokens,
             error_message=error,

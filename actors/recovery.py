@@ -12,11 +12,11 @@ import trio
 
 from ..runtime import Actor
 from ..runtime.errors import DeliveryFailure, TransientFailure, Unavailable
-from ..storage.turns import ListUnfinishedTurns
+from ..storage.turns import ListUnfinishedSessions
 from .agent import ResumeTurns
 
 AT_ONCE = 1_000
-"""Turns that are read at once; where there are more, the rest follows once these have been claimed."""
+"""Sessions that are read at once; where there are more, the rest follows once their turns have been claimed."""
 
 SWEEP_S = 30.0
 ANY_BOOT = ""
@@ -43,10 +43,10 @@ class Recovery(Actor):
 
     async def _hand_over(self, *, not_of: str) -> None:
         try:
-            turns = await self.ask(ListUnfinishedTurns(boot_id=not_of, limit=AT_ONCE))
-            for session_id in dict.fromkeys(turn.session_id for turn in turns):
+            session_ids = await self.ask(ListUnfinishedSessions(boot_id=not_of, limit=AT_ONCE))
+            for session_id in session_ids:
                 await self.ask(ResumeTurns(session_id=session_id))
         except (Unavailable, DeliveryFailure) as error:
             raise TransientFailure(f"unfinished turns cannot be taken up: {error.detail}") from error
-        if len(turns) == AT_ONCE:
-            raise TransientFailure(f"there are more than {AT_ONCE} unfinished turns: the rest comes next")
+        if len(session_ids) == AT_ONCE:
+            raise TransientFailure(f"{AT_ONCE} sessions or more have unfinished turns: the rest comes next")

@@ -45,6 +45,10 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "identity"
 
     @property
+    def skills(self) -> Path:
+        return self.root / "skills"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -17,9 +17,20 @@ Backend = Annotated[
         pattern=r"^(auto|embedded|openai_compatible|anthropic|ollama|litellm|openrouter|gemini|cli:[A-Za-z0-9._-]+)$"
     ),
 ]
+Rule = Annotated[str, msgspec.Meta(pattern=r"^([^@()\s]+@)?[A-Za-z0-9_*?-]+(\(.*\))?$")]
+PrivateHost = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9A-Fa-f.:]+(/\d{1,3})?)$")]
+Route = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(images|tools|(longer|shorter)_than:\d+|costs_over:\d+(\.\d+)?|topic:[^>]*[^>\s,-][^>]*?) *-> *"
+        r"(embedded|openai_compatible|anthropic|ollama|litellm|openrouter|gemini|cli:[A-Za-z0-9._-]+)(:\S+)?$"
+    ),
+]
+Price = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?/\d+(\.\d+)?$")]
 Identifier = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 _BACKENDS = "auto, embedded, openai_compatible, anthropic, ollama, litellm, openrouter, gemini or cli:<name>"
+_RULE = "rules such as shell(git *), read_* or telegram@web_fetch"
 _TOKEN_LIMIT = "Longest reply to ask for; 0 leaves it to the server."  # noqa: S105 - a help sentence
 
 
@@ -34,6 +45,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Backend, ...],
         about("Backends to try in this order when the first one fails.", expects=f"a list of {_BACKENDS}"),
     ] = ()
+    model_routes: Annotated[
+        tuple[Route, ...],
+        about(
+            "Rules that send a request to a certain backend first, each as CONDITION -> BACKEND or BACKEND:MODEL; "
+            "conditions are images, tools, longer_than:CHARACTERS, shorter_than:CHARACTERS, topic:WORD,WORD and "
+            "costs_over:USD. The first that holds counts.",
+            expects="a list of rules such as images -> anthropic, or topic:code,python -> openrouter:some/model",
+        ),
+    ] = ()
+    model_prices: Annotated[
+        dict[str, Price],
+        about(
+            "What models cost whose backends do not say, by model, as in/out: US dollars per million tokens.",
+            expects='a map such as {"claude-sonnet-4-6": "3/15"}',
+        ),
+    ] = {}
 
     openai_compatible_base_url: Annotated[
         str, about("Address of a server that speaks OpenAI's chat completions; it usually ends in /v1.", is_url=True)
@@ -44,8 +71,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     anthropic_api_key: Annotated[str, about("Anthropic's API key.", secret=True)] = ""
     anthropic_model: Annotated[str, about("Anthropic's model.")] = "claude-sonnet-4-6"
     anthropic_base_url: Annotated[str, about("Address of Anthropic's API.", is_url=True)] = "https://api.anthropic.com"
+    anthropic_max_tokens: Annotated[
+        int, about("Longest reply to ask for; 0 takes 8192.", unit="tokens", ge=0, le=10_000_000)
+    ] = 0
+    anthropic_thinking_tokens: Annotated[
+        int, about("How much it may think before it answers; 0 = not at all.", unit="tokens", ge=0, le=1_000_000)
+    ] = 0
     ollama_host: Annotated[str, about("Address of the Ollama server.", is_url=True)] = "http://localhost:11434"
     ollama_model: Annotated[str, about("Ollama's model.")] = "llama3.2"
+    ollama_context_tokens: Annotated[
+        int,
+        about(
+            "How much Ollama's model reads at most; 0 leaves it to the server, which may forget the beginning.",
+            unit="tokens",
+            ge=0,
+            le=10_000_000,
+        ),
+    ] = 0
     litellm_api_base: Annotated[str, about("Address of the LiteLLM proxy.", is_url=True)] = "http://localhost:4000"
     litellm_api_key: Annotated[str, about("LiteLLM's API key.", secret=True)] = ""
     litellm_model: Annotated[str, about("The model to ask LiteLLM for.")] = ""
@@ -135,8 +177,47 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tool_profile: Annotated[
         Literal["minimal", "coding", "full"], about("Which tools the agent has.", expects="minimal, coding or full")
     ] = "full"
-    tools_allow: Annotated[tuple[str, ...], about("Tools allowed in addition to the profile's.")] = ()
-    tools_deny: Annotated[tuple[str, ...], about("Tools denied whatever else allows them.")] = ()
+    tools_allow: Annotated[
+        tuple[Rule, ...],
+        about(
+            "Tools that run without asking, also beyond the profile: tool, tool(pattern) or who@tool.", expects=_RULE
+        ),
+    ] = ()
+    tools_ask: Annotated[
+        tuple[Rule, ...], about("Tools that ask each time, whatever allows them; written as above.", expects=_RULE)
+    ] = ()
+    tools_deny: Annotated[
+        tuple[Rule, ...], about("Tools denied whatever else allows them; written as above.", expects=_RULE)
+    ] = ()
+    approval_timeout_s: Annotated[
+        float, about("A tool that asks is denied after this time without an answer.", unit="s", ge=1, le=604_800)
+    ] = 3600.0
+    agent_max_steps: Annotated[
+        int, about("Rounds of tools that one turn may take; then the agent answers.", ge=1, le=1_000)
+    ] = 40
+    agent_max_tokens: Annotated[
+        int, about("Tokens that one turn may take; 0 = no limit.", unit="tokens", ge=0, le=1_000_000_000)
+    ] = 0
+    mcp_call_timeout_s: Annotated[
+        float, about("A call of an MCP server's tool is given up after this time.", unit="s", ge=1, le=86_400)
+    ] = 120.0
+    web_search_url: Annotated[
+        str, about("Address of the search engine that the agent may use; empty = no web search.", is_url=True)
+    ] = ""
+    web_search_kind: Annotated[
+        Literal["searxng", "brave"], about("What kind of search engine it is.", expects="searxng or brave")
+    ] = "searxng"
+    web_search_api_key: Annotated[str, about("The search engine's API key, if it wants one.", secret=True)] = ""
+    web_fetch_private_hosts: Annotated[
+        tuple[PrivateHost, ...],
+        about(
+            "Host names, addresses or networks that the agent may fetch from although they are not public.",
+            expects="a list such as nas.lan, 192.168.1.20, 10.0.0.0/8",
+        ),
+    ] = ()
+    skills_git_base: Annotated[str, about("Where a skill named owner/repo is fetched from, with git.", is_url=True)] = (
+        "https://github.com"
+    )
     injection_scan_enabled: Annotated[bool, about("Look for injected instructions in what comes from outside.")] = True
     self_audit_enabled: Annotated[bool, about("Audit the daemon's own security on a schedule.")] = True
     self_audit_schedule: Annotated[

@@ -13,6 +13,7 @@ import trio
 from quart import Response
 
 from ..actors.agent import Accepted, Chat, StopTurn, session_topic
+from ..actors.tools.gate import DecideApproval, ListApprovals
 from ..runtime import Event, Subscription
 from ..runtime.errors import InvalidInput, PocketPawError, TimedOut, Unavailable
 from ..storage.sessions import SessionId
@@ -120,6 +121,8 @@ async def stream_chat(call: Call, message: Chat) -> Response:
 
     The events are `stream_start`, then any of `chunk`, `thinking`, `tool_start`, `tool_result`, `approval_required` and
     `error`, last `stream_end`. Each has an id; a client that was cut off sends the last one back as `Last-Event-ID`.
+    Another `stream_start` before the end says that the answer begins anew, as its agent has died: what the client has
+    of it so far is void.
     """
     accepted = await call.ask(_keyed(call, message))
     if accepted.ended is not None:
@@ -237,4 +240,6 @@ ROUTES = [
     ),
     get("/chat/stream", resume_chat, scope=SCOPE, produces=MEDIA_TYPE, headers=_LAST, responses=_OVER),
     post("/chat/stop", StopTurn, scope=SCOPE, query=("session_id",)),
+    post("/chat/approve", DecideApproval, scope=SCOPE),
+    get("/chat/approvals", ListApprovals, scope=SCOPE),
 ]

@@ -16,8 +16,11 @@ from hypercorn.protocol.h11 import H2CProtocolRequiredError
 
 from .exchange import Address, Exchange, Headers, head
 from .service import Service
-from .transport import Transport
+from .transport import LINGER_S, Transport
 from .upgrades import Http2Connection, StreamTasks, WebSocketConnection
+
+LINGER_AT_STOP_S = 0.3
+"""A client with a pool of connections does not look at one that it has no use for: a stop does not wait for it."""
 
 
 class Connection:
@@ -39,7 +42,7 @@ class Connection:
         """Serve the peer until one side ends the connection; closes the socket, whatever happens."""
         try:
             await self._serve()
-            await self._transport.linger()
+            await self._transport.linger(LINGER_AT_STOP_S if self._is_draining else LINGER_S)
         finally:
             self._transport.close()
 

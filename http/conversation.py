@@ -11,10 +11,12 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
 from ..actors.agent import Chat, StopTurn
+from ..actors.tools.gate import DecideApproval
 from ..runtime import ActorSystem, Message, Principal
 from ..runtime.errors import BadRequest, InvalidInput, NotBuilt, NotFound, PocketPawError
 from ..storage.history import GetHistory, HistoryMessage
 from ..storage.sessions import SessionId
+from ..storage.tool_calls import GrantScope, RequestId
 from .chat import new_session_id
 from .errors import InvalidRequest, error_body, invalid_input
 from .health import daemon_version
@@ -26,7 +28,7 @@ R = TypeVar("R")
 Content = Annotated[str, msgspec.Meta(max_length=100_000)]
 
 NOT_BUILT = frozenset({
-    "add_reminder", "approve", "approve_plan", "browse", "create_intention", "delete_intention", "delete_reminder",
+    "add_reminder", "approve_plan", "browse", "create_intention", "delete_intention", "delete_reminder",
     "get_health", "get_health_errors", "get_intentions", "get_reminders", "get_settings", "get_skills", "navigate",
     "reject_plan", "run_health_check", "run_intention", "run_skill", "settings", "toggle_intention", "update_intention",
 })  # fmt: skip
@@ -43,6 +45,9 @@ class Incoming(msgspec.Struct, frozen=True):
     agent_id: SessionId | None = msgspec.field(name="agentId", default=None)
     media: list[Any] = []
     channels: list[str] = []
+    request_id: RequestId | None = None
+    approved: bool | None = None
+    scope: GrantScope = "once"
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -72,6 +77,7 @@ class Conversation:
             "chat": self._chat,
             "message": self._chat,
             "stop": self._stop,
+            "approve": self._approve,
             "new_session": self._new_session,
             "switch_session": self._switch_session,
             "ping": self._ping,
@@ -134,6 +140,15 @@ class Conversation:
 
     async def _stop(self, said: Incoming) -> None:
         await self._ask(StopTurn(session_id=said.session_id or self._current))
+
+    async def _approve(self, said: Incoming) -> None:
+        if said.request_id is None or said.approved is None:
+            missing = "request_id" if said.request_id is None else "approved"
+            raise InvalidInput("the field is required", field=[missing])
+        decided = await self._ask(DecideApproval(request_id=said.request_id, approved=said.approved, scope=said.scope))
+        await self._teller.tell(
+            {"type": "approval_decided", "status": decided.status, "request_id": decided.request_id}
+        )
 
     async def _new_session(self, _said: Incoming) -> None:
         self._current = new_session_id()

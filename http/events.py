@@ -69,8 +69,9 @@ ROUTES = [
         stream_events,
         scope="metrics",
         produces=MEDIA_TYPE,
+        is_endless=True,
         headers={"Last-Event-ID": {"type": "string"}},
     ),
     get("/agent/status", GetAgentStatus, scope="sessions"),
-    get("/agent/status/stream", stream_agent_status, scope="sessions", produces=MEDIA_TYPE),
+    get("/agent/status/stream", stream_agent_status, scope="sessions", produces=MEDIA_TYPE, is_endless=True),
 ]

@@ -12,6 +12,7 @@ import trio
 from ..actors.health import RecordProblem
 from ..runtime import Actor
 from ..runtime.errors import PocketPawError
+from ..runtime.exits import describe
 from .app import App
 from .routes import ROUTES
 from .server import Server
@@ -48,9 +49,9 @@ class Http(Actor):
 
     async def on_start(self) -> None:
         settings = self._live.current
-        app = App(self.system, self._live, ROUTES, self._report)
+        self._app = App(self.system, self._live, ROUTES, self._report)
         self._server = Server(
-            app,
+            self._app,
             settings.web_host,
             settings.web_port,
             on_connection_error=self._report,
@@ -62,6 +63,7 @@ class Http(Actor):
             self._on_bound(url_of(host, port))
 
     async def on_stop(self) -> None:
+        self._app.end_streams()
         self._server.shutdown()
         await self._ended.wait()
 
@@ -72,19 +74,18 @@ class Http(Actor):
             self._ended.set()
 
     def _report(self, error: BaseException, trace_id: str = "") -> None:
-        """Have a failure of one connection or request logged, and kept by the health engine."""
-        text = f"{type(error).__name__}: {error}"
-        log.error("a request failed", error=text, request_id=trace_id, exc_info=error)
+        """Have the health engine log and keep a failure of one connection or request; where it cannot, it is logged."""
         problem = RecordProblem(
             source=self.path,
-            message=text,
+            message=f"a request failed: {describe(error)}",
             traceback="".join(traceback.format_exception(error)),
             context={"request_id": trace_id} if trace_id else {},
         )
         try:
-            self.try_tell(problem)
+            self.system.try_tell(problem, trace_id=trace_id, sender=self.path)
         except PocketPawError as refusal:
-            log.warning("the health engine takes no report", reason=refusal.detail)
+            line = {"request_id": trace_id, "exception": problem.traceback, "not_kept": refusal.detail}
+            log.error(problem.message, **line)  # noqa: TRY400 what is told is not the refusal
 
 
 def url_of(host: str, port: int) -> str:

@@ -25,6 +25,15 @@ in the cookie `pocketpaw_session`. Each response carries `X-Request-ID`, taken f
 WebSocket clients connect to `/ws`, `/v1/ws` or `/api/v1/ws`: JSON objects both ways, each with an `action`.
 """
 REFERENCE = "#/components/schemas/{name}"
+UPLOAD: Schema = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}},
+            "required": ["file"],
+        }
+    }
+}
 PROBLEMS: Mapping[HTTPStatus, str] = {
     HTTPStatus.BAD_REQUEST: "The request makes no sense here.",
     HTTPStatus.UNAUTHORIZED: "No credential, or one that is unknown or expired.",
@@ -179,7 +188,8 @@ def _body(route: Route, schemas: _Schemas) -> Schema | None:
         return None
     part = route.message.body if route.message is not None else None
     schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
-    return {"required": part is None or part.is_required, "content": {JSON: {"schema": schema}}}
+    content = {JSON: {"schema": schema}, **(UPLOAD if route.takes_upload else {})}
+    return {"required": part is None or part.is_required, "content": content}
 
 
 def _bodies(route: Route) -> tuple[Any, ...]:
@@ -231,7 +241,7 @@ def _problems(route: Route) -> list[HTTPStatus]:
         problems |= {HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
     if not route.is_exempt or route.bucket != "api":
         problems |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
-    if route.message is not None or route.body_type is not None:
+    if route.message is not None or route.body_type is not None or route.takes_upload:
         problems |= {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}
     if route.has_body:
         problems |= {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}

@@ -60,6 +60,8 @@ class Route:
         headers: Mapping[str, dict[str, object]] | None = None,
         described_as: Sequence[Any] = (),
         on_resume: Route | None = None,
+        is_endless: bool = False,
+        takes_upload: bool = False,
     ) -> None:
         self.method = method
         self.path = path
@@ -76,6 +78,10 @@ class Route:
         """Request headers that it reads, with their JSON Schema."""
         self.described_as = tuple(described_as)
         """The types of which the body is one, for the document, where the handler's own says less."""
+        self.is_endless = is_endless
+        """Its stream ends only with its client, or with the server."""
+        self.takes_upload = takes_upload
+        """Its handler reads the body itself: JSON as it is described, or a multipart form with a file."""
         self.on_resume = on_resume
         """What answers instead when the client says, by `Last-Event-ID`, that it has a part of the stream already."""
         self.has_body = method in {"POST", "PUT", "PATCH"}
@@ -131,13 +137,13 @@ class Route:
 
     async def answer(self, call: Call) -> Response:
         """Turn the request into a message, and the reply into the response; raises PocketPawError."""
-        if self.on_resume is not None and "Last-Event-ID" in call.request.headers:
+        if self.on_resume is not None and call.request.headers.get("Last-Event-ID"):
             return await self.on_resume.answer(call)
         body = b""
         if self.reads_body:
             body = await call.body()
             require_json(call.request.headers.get("Content-Type"), body)
-        elif self.handler is not None and self.has_body:
+        elif self.handler is not None and self.has_body and not self.takes_upload:
             await call.body()
         try:
             reply = await self._reply(call, body)

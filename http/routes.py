@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from . import auth, chat, documentation, events, health, runtime, sessions, settings, unbuilt
+from . import (
+    auth,
+    backends,
+    chat,
+    documentation,
+    events,
+    health,
+    identity,
+    mcp,
+    mcp_server,
+    memory,
+    runtime,
+    sessions,
+    settings,
+    skills,
+    unbuilt,
+)
 from .route import Route
 
 _API = [
@@ -12,6 +28,12 @@ _API = [
     *health.ROUTES,
     *events.ROUTES,
     *runtime.ROUTES,
+    *backends.ROUTES,
+    *mcp.ROUTES,
+    *mcp_server.ROUTES,
+    *identity.ROUTES,
+    *memory.ROUTES,
+    *skills.ROUTES,
     *settings.ROUTES,
     *unbuilt.ROUTES,
 ]

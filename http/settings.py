@@ -18,7 +18,7 @@ SettingsChanges = msgspec.defstruct(
 )
 
 
-class SettingsWritten(msgspec.Struct, frozen=True):
+class SettingsWritten(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: SettingsChanges  # pyright: ignore[reportInvalidTypeForm] - made of the table above
 
 

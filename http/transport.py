@@ -73,7 +73,7 @@ class Transport:
         if self._queued:
             await self._wait_until_queued(0)
 
-    async def linger(self) -> None:
+    async def linger(self, limit_s: float = LINGER_S) -> None:
         """End our side, then give the peer a moment to end its own.
 
         Closing a socket that holds unread bytes resets it, and the reset overtakes the response just written
@@ -81,7 +81,7 @@ class Transport:
         """
         await self.drain()
         self.end_writing()
-        with trio.move_on_after(LINGER_S):
+        with trio.move_on_after(limit_s):
             while await self.read():
                 pass
 

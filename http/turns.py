@@ -19,13 +19,14 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     START: ("session_id",),
     "chunk": ("content", "type"),
     "thinking": ("content",),
-    "tool_start": ("tool", "input"),
-    "tool_result": ("tool", "output"),
-    "approval_required": ("request_id", "tool", "input"),
+    "tool_start": ("tool", "input", "call_id"),
+    "tool_progress": ("call_id", "text", "progress", "total"),
+    "tool_result": ("tool", "output", "call_id", "is_error", "source"),
+    "approval_required": ("request_id", "tool", "input", "call_id", "reason", "provenance", "expires_at"),
     "error": ("detail",),
     END: ("session_id", "usage"),
 }
-"""What of an event's data is the contract's, by the event's name."""
+"""What of an event's data clients are told, by the event's name: the contract's fields first."""
 
 
 JOINED_CHARS = 64 * 1024
@@ -72,9 +73,13 @@ def _joined(events: list[TurnEvent]) -> TurnEvent:
 
 
 def running_turn(events: list[Event]) -> list[Event]:
-    """Of all that is kept of a session's events, those of the turn that has not ended yet."""
-    ended = max((place for place, event in enumerate(events, 1) if event.name == END), default=0)
-    return events[ended:]
+    """Of all that is kept of a session's events, those of the turn that has not ended yet, from its latest start."""
+    for place, event in reversed(list(enumerate(events))):
+        if event.name == START:
+            return events[place:]
+        if event.name == END:
+            return events[place + 1 :]
+    return events
 
 
 @dataclass

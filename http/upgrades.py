@@ -257,7 +257,8 @@ class Http2Connection(Upgraded):
                 await self._protocol.handle(event)
                 await self._end()
             elif isinstance(event, Updated) and not self._is_ending:
-                keep_alive_s = self._service.limits.keep_alive_s
+                is_stopping = self._service.worker.terminated.is_set()
+                keep_alive_s = 0.0 if is_stopping else self._service.limits.keep_alive_s
                 self._reading.deadline = trio.current_time() + keep_alive_s if event.idle else math.inf
         except ClientDisconnected:
             await self._protocol.handle(Closed())

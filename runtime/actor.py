@@ -146,6 +146,8 @@ class Actor(pykka.Actor):
 
     def mark(self, *sources: str) -> None:
         """Have all that this task sends from here on say that content from `sources` may have provoked it."""
+        if not sources:
+            return
         envelope = current_envelope.get() or Envelope(Message, b"", self.path, None, SYSTEM, "", math.inf)
         known = dict.fromkeys((*envelope.provenance, *sources))
         current_envelope.set(msgspec.structs.replace(envelope, provenance=tuple(known)))

@@ -17,11 +17,21 @@ from ..actors.guard import Guard
 from ..actors.health import Health
 from ..actors.identity import Identity
 from ..actors.inspector import Inspector
+from ..actors.mcp.keeper import McpKeeper
+from ..actors.memory import MemoryKeeper
 from ..actors.models.embedded import EmbeddedModel
 from ..actors.models.router import Router
 from ..actors.recovery import Recovery
 from ..actors.reporter import Reporter
 from ..actors.settings import LiveSettings, SettingsKeeper
+from ..actors.tools.catalogue import Catalogue
+from ..actors.tools.daemon import DaemonTools
+from ..actors.tools.files import Files
+from ..actors.tools.gate import Gate
+from ..actors.tools.recall import Recall
+from ..actors.tools.search import Search
+from ..actors.tools.shell import Shell, ShellTool
+from ..actors.tools.web import PageReader, Web
 from ..config import logs
 from ..http.listener import Http
 from ..storage.store import Storage, StoreReader, StoreWriter
@@ -31,6 +41,9 @@ from .system import ActorSystem
 
 SHUTDOWN_S = 10.0
 """For the whole tree to stop; whatever is left then is ended with the process."""
+
+TOOL_IDLE_S = 120.0
+"""A tool's process is ended after this time without a call."""
 
 SWITCH_INTERVAL_S = 0.001
 """How long a busy thread may keep the others from the interpreter: the default of 5 ms is felt in every answer."""
@@ -50,7 +63,8 @@ def tree(parts: Parts) -> Supervisor:
     """The supervision tree, as data."""
     live, storage = parts.live, parts.storage
     settings = live.current
-    agents = AgentContext(live, Identity(live.home.identity), parts.boot_id)
+    catalogue = _catalogue()
+    agents = AgentContext(live, Identity(live.home.identity), catalogue, parts.boot_id)
     return Supervisor(
         "root",
         [
@@ -80,11 +94,54 @@ def tree(parts: Parts) -> Supervisor:
                     ),
                 ],
             ),
+            Child(MemoryKeeper, live, id="memory", on_limit="park"),
+            Supervisor(
+                "mcp",
+                [
+                    DynamicSupervisor("servers", backoff=CONNECTOR, probe_s=60.0),
+                    Child(McpKeeper, live, catalogue, id="keeper", on_limit="park", probe_s=30.0),
+                ],
+                strategy="rest_for_one",
+            ),
+            Supervisor(
+                "tools",
+                [
+                    Child(Gate, live, catalogue, parts.boot_id, on_limit="park", probe_s=5.0),
+                    Child(Files, live, on_limit="park", probe_s=30.0),
+                    Child(Search, lazy=True, passivate_after_s=TOOL_IDLE_S, start_timeout_s=30.0, on_limit="park"),
+                    Child(ShellTool, live, id="shell", on_limit="park", probe_s=30.0),
+                    DynamicSupervisor(
+                        "shells", Shell, passivate_after_s=TOOL_IDLE_S, start_timeout_s=30.0, shutdown_s=1.0
+                    ),
+                    Child(Web, live, on_limit="park", probe_s=30.0),
+                    Child(
+                        PageReader,
+                        id="page",
+                        lazy=True,
+                        passivate_after_s=TOOL_IDLE_S,
+                        start_timeout_s=30.0,
+                        on_limit="park",
+                    ),
+                    Child(Recall, id="memory", on_limit="park", probe_s=30.0),
+                    Child(DaemonTools, id="daemon", on_limit="park", probe_s=30.0),
+                ],
+            ),
             DynamicSupervisor("agents", partial(Agent, context=agents), passivate_after_s=settings.agent_idle_s),
             Child(Recovery, parts.boot_id, wait=False, backoff=CONNECTOR, on_limit="park"),
             Child(Http, live, parts.on_bound),
         ],
     )
+
+
+def _catalogue() -> Catalogue:
+    """The tools that are built in, under the addresses that the tree gives them."""
+    catalogue = Catalogue()
+    catalogue.add(Files.infos("tools/files"))
+    catalogue.add(ShellTool.infos("tools/shell"))
+    catalogue.add(Web.infos("tools/web"), Web.is_offered)
+    catalogue.add(Recall.infos("tools/memory"))
+    catalogue.add(DaemonTools.infos("tools/daemon"))
+    return catalogue
 
 
 async def run(live: LiveSettings, announce: Callable[[str], None]) -> None:

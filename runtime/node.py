@@ -177,7 +177,9 @@ class Node(ABC):
         life.is_abandoned = True
         self.system.abandoned += 1
         why = life.verdict or Exit("killed")
-        self._end(life, Exit(why.kind, TimeoutError(f"{why}: it ignored its cancellation and was abandoned")))
+        error = TimeoutError(f"{why}: it ignored its cancellation and was abandoned")
+        error.__cause__ = why.failure  # which says where it was
+        self._end(life, Exit(why.kind, error))
 
     async def _live(self, life: Incarnation) -> None:
         """Run one incarnation. No exception of it leaves this task, but for a cancellation from outside."""

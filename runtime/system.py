@@ -176,11 +176,13 @@ class ActorSystem(Owner):
         if not cell.admit(envelope):
             await cell.mailbox.put(envelope)
 
-    def try_tell(self, message: Message[Any], *, to: str | None = None, sender: str = "") -> None:
+    def try_tell(
+        self, message: Message[Any], *, to: str | None = None, trace_id: str | None = None, sender: str = ""
+    ) -> None:
         """As `tell`, without waiting; raises `MailboxFull`."""
         message_type = type(message)
         cell = self.cell(to or address_of(message), message_type)
-        if not cell.admit(_envelope(message, message_type, None, sender, None, None, NEVER)):
+        if not cell.admit(_envelope(message, message_type, None, sender, None, trace_id, NEVER)):
             raise cell.mailbox.full()
 
     @asynccontextmanager

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-import traceback
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import trio
 
-from .actor import Actor
 from .cell import Cell
 from .exits import StartTimeout
 from .node import KILL_GRACE_S
+from .stacks import actor_on, stack_of, thread_frames, where
 
 if TYPE_CHECKING:
     from .system import ActorSystem
@@ -25,8 +22,6 @@ LAG_S = 0.25
 
 SLOW_S = 2.0
 """A handler on a thread that takes longer is reported, with its stack."""
-
-STACK_LINES = 30
 
 
 class HandlerTimeout(Exception):
@@ -68,7 +63,7 @@ class Watchdog:
     def _watch_loop(self) -> None:
         while not self._ended.wait(BEAT_S):
             if self._caught is None and time.monotonic() - self._beat > BEAT_S + LAG_S:
-                frame = _frames().get(self._loop_thread)
+                frame = thread_frames().get(self._loop_thread)
                 if frame is not None:
                     self._caught = (actor_on(frame), stack_of(frame))
 
@@ -103,31 +98,12 @@ class Watchdog:
         took_s, name = now - since, envelope.message_type.__name__
         limit_s = cell.handler_timeout_s
         if limit_s is not None and took_s > limit_s:
-            cell.kill(HandlerTimeout(f"{name} took longer than {limit_s:g} s"))
+            error = HandlerTimeout(f"{name} took longer than {limit_s:g} s")
+            error.add_note(f"It was here:\n{where(cell, envelope)}")
+            cell.kill(error)
         elif cell.kind == "thread" and took_s > SLOW_S and (cell.path, since) not in self._reported:
             self._reported = {(path, at) for path, at in self._reported if now - at < 3600}
             self._reported.add((cell.path, since))
-            frames = _frames()
-            stacks = [stack_of(frames[thread]) for thread in cell.threads if thread in frames]
-            text = f"{name} has been running for {took_s:.1f} s"
-            self._system.report_slow("slow", cell.path, text, "\n".join(stacks))
-
-
-def actor_on(frame: FrameType) -> str:
-    """The address of the actor whose code runs in `frame`; empty if it is no actor's."""
-    at: FrameType | None = frame
-    while at is not None:
-        owner = at.f_locals.get("self")
-        if isinstance(owner, Actor) and owner.is_placed:
-            return owner.path
-        at = at.f_back
-    return ""
-
-
-def stack_of(frame: FrameType) -> str:
-    return "".join(traceback.format_stack(frame)[-STACK_LINES:])
-
-
-def _frames() -> dict[int, FrameType]:
-    """Where every thread is at this moment."""
-    return sys._current_frames()  # pyright: ignore[reportPrivateUsage] documented, whatever its name says
+            self._system.report_slow(
+                "slow", cell.path, f"{name} has been running for {took_s:.1f} s", where(cell, envelope)
+            )

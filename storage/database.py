@@ -6,6 +6,7 @@ SQLite is told here what a daemon needs of it; PostgreSQL is as it should be and
 from __future__ import annotations
 
 import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..runtime.errors import NeedsOperator, Unavailable
+from .claim import holding_file, holding_server
 from .failures import displaced, sqlite_cause, translate
 from .migrate import migrate
 from .sqlite_file import BUSY_TIMEOUT_S, identity, mark_as_made, require_sound
@@ -37,6 +39,7 @@ class Database:
     def __init__(self, writer: Engine, reader: Engine) -> None:
         self._writer = writer
         self._reader = reader
+        self._claim = ExitStack()
         self.url: URL = writer.url
 
     @property
@@ -49,6 +52,12 @@ class Database:
 
     def connect_reader(self) -> Connection:
         return self._reader.connect()
+
+    def claim(self) -> None:
+        """Keep other daemons out until it is closed. Raises: NeedsOperator, where another one is in."""
+        path = self.path
+        holding = holding_server(self.connect_writer()) if path is None else holding_file(mark_as_made(path))
+        self._claim.enter_context(holding)
 
     def checkpoint(self) -> None:
         """Bring the write-ahead log into the file and cut it, as far as readers allow. Not within a transaction."""
@@ -65,6 +74,7 @@ class Database:
 
     def close(self) -> None:
         """Close what is not in use; the last connection to close leaves one whole file."""
+        self._claim.close()
         self._reader.dispose()
         self._writer.dispose()
 
@@ -73,15 +83,14 @@ def open_database(url: str) -> Database:
     """Open the database, making it if it is not there and migrating it if it is of an older version.
 
     Raises: DatabaseDamaged (a copy was set aside); Unavailable (disk full, read-only, locked, no server); NeedsOperator
-    (no such kind of database, or one made by a newer version).
+    (no such kind of database, one made by a newer version, or one that another daemon has open).
     """
     parsed = _parse(url)
     database = _sqlite(parsed) if _is_sqlite(parsed) else _postgresql(parsed)
     try:
         with database.connect_writer() as connection:
             migrate(connection, database.path)
-        if database.path is not None:
-            mark_as_made(database.path)
+        database.claim()
     except DBAPIError as error:
         database.close()
         raise translate(error, parsed) or error from error

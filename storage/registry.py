@@ -23,6 +23,8 @@ NOUNS = (
     "export",
     "grants",
     "history",
+    "memories",
+    "recollection",
     "search",
     "sessions",
     "soundness",

@@ -24,7 +24,7 @@ SPARE_BYTES = 1024 * 1024  # SQLite needs some room even to read: its shared ind
 def require_sound(path: Path) -> None:
     """See that the database can be read, without changing it.
 
-    A file that does not exist is sound: it is about to be made. One that should hold data and does not is damaged.
+    A file that was never made is sound: it is about to be. One that should hold data, and is empty or gone, is damaged.
     Raises: DatabaseDamaged, with a copy set aside; Unavailable, where it is the surroundings that are at fault.
     """
     try:
@@ -35,15 +35,16 @@ def require_sound(path: Path) -> None:
         raise _set_aside(path, reason)
 
 
-def mark_as_made(path: Path) -> None:
-    """Leave a mark beside the database, by which an emptied file is known from a new one."""
+def mark_as_made(path: Path) -> Path:
+    """Leave a file beside the database, by which one that was emptied or is gone is known from a new one."""
     marker = _beside(path, ".made")
     if marker.exists():
-        return
+        return marker
     try:
         marker.write_text(f"{path.name} was made at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}; keep this file beside it\n")
     except OSError as error:
         raise Unavailable(f"cannot write {marker}: {error.strerror}", path=str(marker)) from error
+    return marker
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -77,10 +78,13 @@ def _damage(path: Path) -> str | None:
     """What is wrong with the file; None if it is sound or not made yet."""
     log = _beside(path, "-wal")
     has_log = log.exists() and log.stat().st_size > 0
+    marker = _beside(path, ".made")
     if not path.exists():
-        return "the file is gone, but its write-ahead log is there" if has_log else None
+        if has_log:
+            return "the file is gone, but its write-ahead log is there"
+        return f"the file is gone (to begin anew, delete {marker} too)" if marker.exists() else None
     if path.stat().st_size == 0:
-        return "the file is empty, but held data before" if has_log or _beside(path, ".made").exists() else None
+        return "the file is empty, but held data before" if has_log or marker.exists() else None
     with path.open("rb") as file:
         header = file.read(PAGE_SIZE_AT.stop)
     if not header.startswith(HEADER):
@@ -120,6 +124,8 @@ def _surroundings(path: Path) -> str | None:
 def _set_aside(path: Path, reason: str) -> DatabaseDamaged:
     """Copy the file with its log to `<name>.corrupt-<UTC stamp>`, unless an earlier copy is the same, byte for byte."""
     parts = [suffix for suffix in ("", "-wal", "-shm") if _beside(path, suffix).exists()]
+    if not parts:
+        return damaged(path, None, reason)
     try:
         for copy in sorted(path.parent.glob(f"{path.name}.corrupt-*Z")):
             if all(_is_same(_beside(path, suffix), _beside(copy, suffix)) for suffix in ("", "-wal")):

@@ -30,7 +30,7 @@ from sqlalchemy import (
     text,
 )
 
-from .fulltext import index_with_messages
+from .fulltext import index_content
 
 
 def utc_now() -> datetime:
@@ -126,6 +126,7 @@ turns = Table(
     Column("error", PlainText),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("scopes", Json),  # the principal's, when the message came; NULL is none
     CheckConstraint("state IN ('pending', 'running', 'done', 'failed', 'interrupted', 'stopped')", name="state"),
     UniqueConstraint("principal", "idempotency_key"),
 )
@@ -147,7 +148,7 @@ messages = Table(
     UniqueConstraint("turn_id", "role"),  # one question and one answer a turn
     sqlite_autoincrement=True,
 )
-index_with_messages(messages)
+index_content(messages)
 
 usage = Table(
     "usage",
@@ -274,3 +275,21 @@ revoked_tokens = Table(
     Column("digest", Text, primary_key=True),
     Column("expires_at", UtcDateTime, nullable=False, index=True),
 )
+
+memories = Table(
+    "memories",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("content", PlainText, nullable=False),
+    Column("digest", Text, nullable=False, unique=True),  # of its words: nothing is kept twice
+    Column("tags", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("last_used_at", UtcDateTime),
+    Column("uses", Integer, nullable=False),
+    Column("source_session", PlainText),  # which may be deleted: what was learned stays
+    Column("provenance", Json),  # NULL where a person said it
+    Index(None, "updated_at", "id"),
+    sqlite_autoincrement=True,
+)
+index_content(memories)

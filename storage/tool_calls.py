@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from ..runtime.errors import Conflict, NotFound
 from ..runtime.message import Message
 from .registry import command, query
-from .tables import AnyRow, JsonObject, grants, tool_calls, turns, utc_now
+from .tables import AnyRow, JsonObject, UtcDateTime, grants, tool_calls, turns, utc_now
 
 CallState = Literal["waiting", "approved", "running", "done", "failed", "denied", "expired", "interrupted"]
 GrantScope = Literal["once", "session", "always"]
@@ -77,7 +77,7 @@ class OpenCall(Message[CallRecord], to="store/writer"):
 
 
 class StartCall(Message[CallRecord], to="store/writer"):
-    """Take an approved call to make it; in another state it is a conflict."""
+    """Take an approved call to make it; in another state, or where its session was deleted, it is a conflict."""
 
     call_id: int
     claim: str
@@ -161,7 +161,15 @@ _BY_PLACE = _CALLS.where(
 _BY_ID = _CALLS.where(tool_calls.c.id == bindparam("call_id"))
 _BY_REQUEST = _CALLS.where(tool_calls.c.request_id == bindparam("request_id"))
 _OF_TURN = _CALLS.where(tool_calls.c.turn_id == bindparam("turn_id")).order_by(tool_calls.c.step, tool_calls.c.number)
-_WAITING = _CALLS.where(tool_calls.c.state == "waiting").order_by(tool_calls.c.id).limit(bindparam("limit"))
+_WAITING = (
+    _CALLS.where(
+        tool_calls.c.state == "waiting",
+        tool_calls.c.turn_id.is_not(None),
+        tool_calls.c.expires_at > bindparam("now", type_=UtcDateTime),
+    )
+    .order_by(tool_calls.c.id)
+    .limit(bindparam("limit"))
+)
 _WAITING_IN_SESSION = _WAITING.where(tool_calls.c.session_id == bindparam("session_id"))
 _TURN_STATE = select(turns.c.state).where(turns.c.id == bindparam("turn_id"))
 _INSERT = insert(tool_calls)
@@ -169,7 +177,7 @@ _INSERT_GRANT = insert(grants)
 _ID = tool_calls.c.id == bindparam("call_id")
 _START = (
     update(tool_calls)
-    .where(_ID, tool_calls.c.state == "approved")
+    .where(_ID, tool_calls.c.state == "approved", tool_calls.c.turn_id.is_not(None))
     .values(state="running", claim=bindparam("new_claim"), started_at=bindparam("now"))
 )
 _LOSE = (
@@ -229,7 +237,8 @@ def start_call(connection: Connection, message: StartCall) -> CallRecord:
     taken = {"call_id": message.call_id, "new_claim": message.claim, "now": utc_now()}
     if connection.execute(_START, taken).rowcount == 0:
         call = _load(connection, message.call_id)
-        raise Conflict(f"the call {call.request_id} is {call.state}", state=call.state)
+        state = call.state if call.turn_id is not None else "of a session that was deleted"
+        raise Conflict(f"the call {call.request_id} is {state}", state=call.state)
     return _load(connection, message.call_id)
 
 
@@ -286,10 +295,11 @@ def get_call(connection: Connection, message: GetCall) -> CallRecord:
 
 @query
 def list_waiting_calls(connection: Connection, message: ListWaitingCalls) -> list[CallRecord]:
+    page = {"limit": message.limit, "now": utc_now()}
     if message.session_id is None:
-        rows = connection.execute(_WAITING, {"limit": message.limit})
+        rows = connection.execute(_WAITING, page)
     else:
-        rows = connection.execute(_WAITING_IN_SESSION, {"limit": message.limit, "session_id": message.session_id})
+        rows = connection.execute(_WAITING_IN_SESSION, {**page, "session_id": message.session_id})
     return [_read(row) for row in rows]
 
 

@@ -49,6 +49,8 @@ class Turn(msgspec.Struct, frozen=True):
     error: str | None = None
     usage: Usage | None = None
     provenance: list[str] = msgspec.field(default_factory=list[str])
+    scopes: list[str] = msgspec.field(default_factory=list[str])
+    """What the principal might do when the message came, and so what the turn may do for them."""
 
 
 class TurnAdded(msgspec.Struct, frozen=True):
@@ -75,6 +77,7 @@ class AddTurn(Message[TurnAdded], to="store/writer"):
     state: Literal["pending", "running"]
     boot_id: str
     principal: str
+    scopes: list[str] = msgspec.field(default_factory=list[str])
     provenance: list[str] = msgspec.field(default_factory=list[str])
     idempotency_key: str | None = None
     history_limit: Annotated[int, msgspec.Meta(ge=0, le=500)] = 0
@@ -136,6 +139,7 @@ _TURNS = (
         _question.c.id,
         _question.c.content,
         _question.c.metadata,
+        turns.c.scopes,
         turns.c.channel,
         turns.c.principal,
         turns.c.state,
@@ -156,7 +160,7 @@ _TURNS = (
     .outerjoin(_reply, (_reply.c.turn_id == turns.c.id) & (_reply.c.role == "assistant"))
     .outerjoin(usage, usage.c.turn_id == turns.c.id)
 )
-_FACTS_END = 14  # of the columns, those of the usage come last
+_FACTS_END = 15  # of the columns, those of the usage come last
 _ONE = _TURNS.where(_TURN_ID).order_by(usage.c.id)
 _UNFINISHED = (
     select(turns.c.session_id)
@@ -229,6 +233,7 @@ def add_turn(connection: Connection, message: AddTurn) -> TurnAdded:
         created_at=now,
         updated_at=now,
         provenance=message.provenance,
+        scopes=message.scopes,
     )
     return TurnAdded(turn, created=True, session_created=session_created, history=history)
 
@@ -313,6 +318,7 @@ def _insert_turn(connection: Connection, message: AddTurn, now: datetime) -> Non
         "state": message.state,
         "channel": message.channel,
         "principal": message.principal,
+        "scopes": message.scopes or None,
         "boot_id": message.boot_id,
         "attempts": _first_attempts(message),
         "idempotency_key": message.idempotency_key,
@@ -369,7 +375,7 @@ def _load(connection: Connection, turn_id: str) -> Turn:
 
 def _read(row: AnyRow) -> Turn:
     """All but the usage, of which a turn that has not ended has none."""
-    turn_id, session_id, message_id, content, metadata, *facts = row[:_FACTS_END]
+    turn_id, session_id, message_id, content, metadata, scopes, *facts = row[:_FACTS_END]
     known: dict[str, list[str]] = metadata or {}
     return Turn(
         turn_id,
@@ -379,4 +385,5 @@ def _read(row: AnyRow) -> Turn:
         known.get("media", []),
         *facts,
         provenance=known.get("provenance", []),
+        scopes=scopes or [],
     )

@@ -75,6 +75,21 @@ class ChatEvent(msgspec.Struct, frozen=True):
     content: str = ""
     detail: str = ""
     tool: str = ""
+    call_id: str = ""
+    request_id: str = ""
+    reason: str = ""
+    input: dict[str, object] = {}
+
+
+class ApprovalRow(msgspec.Struct, frozen=True):
+    """A call that waits for a person."""
+
+    request_id: str
+    session_id: str
+    tool: str
+    input: dict[str, object]
+    reason: str
+    expires_at: str
 
 
 class _ErrorBody(msgspec.Struct, frozen=True):
@@ -137,6 +152,16 @@ class Client:
             return False
         _checked(response)
         return True
+
+    async def decide(self, request_id: str, scope: str | None) -> None:
+        """Approve a call that waits, `once`, for its `session` or `always`; None denies. Raises: NoDaemon, Refused."""
+        body = {"request_id": request_id, "approved": scope is not None, "scope": scope or "once"}
+        try:
+            async with httpx2.AsyncClient(**self._options()) as http:
+                response = await http.post(f"{API}/chat/approve", json=body)
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            raise _unreachable(self.url, error) from error
+        _checked(response)
 
     async def _events(self, response: httpx2.Response) -> AsyncGenerator[ChatEvent]:
         is_whole = False

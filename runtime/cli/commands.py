@@ -215,6 +215,45 @@ def chat(message: tuple[str, ...], session_id: str | None, url: str | None, toke
 @commands.command()
 @_as_json
 @_reaching
+def approvals(url: str | None, token: str | None, *, as_json: bool) -> None:
+    """Show the calls of tools that wait for a person."""
+    client = _client(url, token)
+    if as_json:
+        click.echo(client.get_raw("/chat/approvals"))
+        return
+    from .client import ApprovalRow
+    from .tables import print_approvals
+
+    print_approvals(client.get("/chat/approvals", list[ApprovalRow]))
+
+
+@commands.command()
+@click.argument("request_id")
+@click.option("--scope", type=click.Choice(["once", "session", "always"]), default="once", show_default=True)
+@_reaching
+def approve(request_id: str, scope: str, url: str | None, token: str | None) -> None:
+    """Approve the call REQUEST_ID: once, for its session, or always."""
+    _decide(request_id, scope, url, token)
+
+
+@commands.command()
+@click.argument("request_id")
+@_reaching
+def deny(request_id: str, url: str | None, token: str | None) -> None:
+    """Deny the call REQUEST_ID."""
+    _decide(request_id, None, url, token)
+
+
+def _decide(request_id: str, scope: str | None, url: str | None, token: str | None) -> None:
+    import trio
+
+    trio.run(_client(url, token).decide, request_id, scope)
+    click.echo(f"{request_id}: {'denied' if scope is None else 'approved'}")
+
+
+@commands.command()
+@_as_json
+@_reaching
 def status(url: str | None, token: str | None, *, as_json: bool) -> None:
     """Show the supervision tree as it is now."""
     client = _client(url, token)
@@ -225,6 +264,18 @@ def status(url: str | None, token: str | None, *, as_json: bool) -> None:
     from .tables import print_tree
 
     print_tree(client.get("/runtime/tree", TreeNode))
+
+
+@commands.command()
+@_reaching
+def mcp(url: str | None, token: str | None) -> None:
+    """Offer chats, sessions, memory and health to another program, as an MCP server on stdin and stdout.
+
+    The daemon offers the same over HTTP, at /mcp.
+    """
+    from .mcp import serve
+
+    serve(partial(_client, url, token))
 
 
 @commands.command()

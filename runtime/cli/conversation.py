@@ -13,6 +13,7 @@ import click
 import trio
 
 from ..exits import leaf
+from . import approval
 from .client import ChatEvent, Client
 from .failure import Failure, Interrupted
 
@@ -38,7 +39,10 @@ class Conversation:
         self._client = client
         self.session_id = session_id or f"s-{secrets.token_hex(6)}"
         self._is_stopped = False
+        self._has_begun = False
         self._open_line: Kind | None = None
+        self._asked: dict[str, trio.CancelScope] = {}
+        self._terminal = trio.Lock()  # one question at a time
 
     def say(self, content: str) -> None:
         """Say one thing and show the answer.
@@ -48,7 +52,7 @@ class Conversation:
             Interrupted: it was stopped.
             KeyboardInterrupt: the second Ctrl-C; what is being written goes on without us.
         """
-        self._is_stopped = False
+        self._is_stopped = self._has_begun = False
         try:
             trio.run(self._say, content)
         except BaseExceptionGroup as group:
@@ -83,6 +87,7 @@ class Conversation:
                     async for event in events:
                         error = event.detail or error
                         self._show(event)
+                        self._see_to_approval(event, nursery)
                 nursery.cancel_scope.cancel()
         if error:
             raise Failure(error)
@@ -99,8 +104,40 @@ class Conversation:
         if not self._is_stopped:
             raise KeyboardInterrupt  # nothing is being written that could be stopped
 
+    def _see_to_approval(self, event: ChatEvent, nursery: trio.Nursery) -> None:
+        """Ask the person about a call that waits; whatever comes of the call in another way ends the question."""
+        asked = self._asked.pop(event.call_id, None)
+        if asked is not None:
+            asked.cancel()
+        if event.name != "approval_required":
+            return
+        self._end_line()
+        click.secho(printable(approval.describe(event)), err=True, fg="yellow")
+        if sys.stdin.isatty():
+            nursery.start_soon(self._ask_person, event)
+        else:
+            click.echo(f"Decide with: pocketpaw approve {event.request_id} (or deny)", err=True)
+
+    async def _ask_person(self, event: ChatEvent) -> None:
+        with trio.CancelScope() as scope:
+            self._asked[event.call_id] = scope
+            async with self._terminal:
+                decision = await approval.ask()
+            del self._asked[event.call_id]
+            try:
+                await self._client.decide(event.request_id, decision.scope)
+            except Failure as failure:  # decided elsewhere meanwhile, or not ours to decide
+                failure.show()
+        if scope.cancelled_caught:
+            click.echo("(decided)", err=True)
+
     def _show(self, event: ChatEvent) -> None:
         match event.name:
+            case "stream_start":
+                if self._has_begun:
+                    self._end_line()
+                    click.secho("[the answer begins anew]", err=True, dim=True)
+                self._has_begun = True
             case "chunk":
                 self._write(event.content, Kind.ANSWER)
             case "thinking" if sys.stderr.isatty():

@@ -8,8 +8,9 @@ from shutil import get_terminal_size
 from textwrap import wrap
 
 import click
+import msgspec
 
-from .client import ErrorRow, TreeNode
+from .client import ApprovalRow, ErrorRow, TreeNode
 from .conversation import printable
 
 _COLORS = {
@@ -36,6 +37,18 @@ def print_errors(errors: Sequence[ErrorRow]) -> None:
         return
     rows = [(error.timestamp, error.severity, error.source, error.message) for error in errors]
     _print(("when", "severity", "source", "message"), rows)
+
+
+def print_approvals(approvals: Sequence[ApprovalRow]) -> None:
+    if not approvals:
+        click.echo("Nothing waits for approval.")
+        return
+    rows = [(row.request_id, row.session_id, row.tool, row.expires_at, _one_line(row)) for row in approvals]
+    _print(("request", "session", "tool", "until", "what, and why it asks"), rows)
+
+
+def _one_line(row: ApprovalRow) -> str:
+    return f"{msgspec.json.encode(row.input).decode()}: {row.reason}"
 
 
 def _row(depth: int, node: TreeNode) -> Sequence[object]:

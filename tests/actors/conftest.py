@@ -30,7 +30,16 @@ def live(make_live: MakeLive) -> LiveSettings:
 
 
 @pytest.fixture
-def store(live: LiveSettings) -> Supervisor:
-    """The store as the daemon has it."""
-    storage = Storage(live.home.database_url(live.current))
-    return Supervisor("store", [Child(StoreWriter, storage, id="writer"), Child(StoreReader, storage, id="reader")])
+def make_store(live: LiveSettings) -> Callable[[], Supervisor]:
+    """`make_store()` is the store as the daemon has it; a second one finds the same database."""
+
+    def make() -> Supervisor:
+        storage = Storage(live.home.database_url(live.current))
+        return Supervisor("store", [Child(StoreWriter, storage, id="writer"), Child(StoreReader, storage, id="reader")])
+
+    return make
+
+
+@pytest.fixture
+def store(make_store: Callable[[], Supervisor]) -> Supervisor:
+    return make_store()

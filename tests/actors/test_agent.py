@@ -26,6 +26,7 @@ from pocketpaw.actors.identity import DEFAULT, Identity
 from pocketpaw.actors.models.protocol import Finished, Generate, GenerationEvent, TextDelta, ThinkingDelta, Usage
 from pocketpaw.actors.models.router import Router
 from pocketpaw.actors.settings import LiveSettings
+from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.runtime import Actor, ActorSystem, Child, DynamicSupervisor, Principal, Supervisor, SupervisorNode
 from pocketpaw.runtime.cell import Cell
 from pocketpaw.runtime.errors import Conflict, InvalidInput, NoSuchActor, NotFound, TooManyRequests, Unavailable
@@ -170,7 +171,7 @@ def house(live: LiveSettings, store: Supervisor, running: Running) -> OpenHouse:
     @asynccontextmanager
     async def open_house(passivate_after_s: float | None = None) -> AsyncGenerator[House]:
         model = Model()
-        context = AgentContext(live, Identity(live.home.identity), BOOT)
+        context = AgentContext(live, Identity(live.home.identity), Catalogue(), BOOT)
         factory = partial(Agent, context=context)
         agents = DynamicSupervisor("agents", factory, passivate_after_s=passivate_after_s)
         models = Supervisor("models", [Child(FakeRouter, model, id="router")], max_restarts=100)
@@ -717,7 +718,7 @@ async def test_a_chatty_session_does_not_keep_another_from_its_answer(
     make_live: MakeLive, store: Supervisor, running: Running
 ) -> None:
     live = make_live(max_concurrent_conversations=1, agent_backend="openai_compatible")
-    context = AgentContext(live, Identity(live.home.identity), BOOT)
+    context = AgentContext(live, Identity(live.home.identity), Catalogue(), BOOT)
     agents = DynamicSupervisor("agents", partial(Agent, context=context))
     tree = Supervisor("root", [store, Supervisor("models", [Child(Router, live)]), agents])
     async with running(tree) as system, fake_model_server(default=Reply(delay_s=0.05)) as server:

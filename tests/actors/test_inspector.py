@@ -21,6 +21,7 @@ from pocketpaw.actors.inspector import (
     RestartActor,
 )
 from pocketpaw.actors.settings import LiveSettings
+from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.runtime import Actor, ActorSystem, Child, Done, DynamicSupervisor, Message, Supervisor, SupervisorNode
 from pocketpaw.runtime.cell import Cell
 from pocketpaw.runtime.errors import ActorDied, Conflict, NeedsOperator, NoSuchActor
@@ -192,7 +193,7 @@ async def start_agent(system: ActorSystem, agents: DynamicSupervisor, session_id
 async def test_each_agent_that_is_awake_is_shown_with_what_it_does(
     live: LiveSettings, store: Supervisor, tree: OpenTree
 ) -> None:
-    context = AgentContext(live, Identity(live.home.identity), "boot")
+    context = AgentContext(live, Identity(live.home.identity), Catalogue(), "boot")
     agents = DynamicSupervisor("agents", partial(Agent, context=context))
     async with tree(store, agents) as system:
         session = await system.ask(CreateSession(title="Tea"))
@@ -213,7 +214,7 @@ async def test_each_agent_that_is_awake_is_shown_with_what_it_does(
 async def test_the_agents_are_shown_without_titles_while_the_store_cannot_be_asked(
     live: LiveSettings, tree: OpenTree
 ) -> None:
-    context = AgentContext(live, Identity(live.home.identity), "boot")
+    context = AgentContext(live, Identity(live.home.identity), Catalogue(), "boot")
     agents = DynamicSupervisor("agents", partial(Agent, context=context))
     async with tree(agents) as system:
         await start_agent(system, agents, "s-1")

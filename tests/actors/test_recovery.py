@@ -16,12 +16,13 @@ from pocketpaw.actors.identity import Identity
 from pocketpaw.actors.models.protocol import Finished, Generate, GenerationEvent, TextDelta, Usage
 from pocketpaw.actors.recovery import Recovery
 from pocketpaw.actors.settings import LiveSettings
+from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.runtime import Actor, ActorSystem, Backoff, Child, DynamicSupervisor, Supervisor
 from pocketpaw.storage import store as store_module
 from pocketpaw.storage.database import open_database
 from pocketpaw.storage.group import run_batch
 from pocketpaw.storage.history import GetHistory
-from pocketpaw.storage.turns import AddTurn, ClaimTurn, GetTurn, ListUnfinishedTurns, TurnState
+from pocketpaw.storage.turns import AddTurn, ClaimTurn, GetTurn, ListUnfinishedSessions, TurnState
 
 Running = Callable[..., AbstractAsyncContextManager[ActorSystem]]
 Eventually = Callable[[Callable[[], object]], Awaitable[None]]
@@ -66,7 +67,7 @@ def question(number: int, session_id: str, state: str) -> AddTurn:
 
 
 def tree(live: LiveSettings, store: Supervisor, asked: list[str]) -> Supervisor:
-    context = AgentContext(live, Identity(live.home.identity), "boot-2")
+    context = AgentContext(live, Identity(live.home.identity), Catalogue(), "boot-2")
     return Supervisor(
         "root",
         [
@@ -88,7 +89,7 @@ def is_done(system: ActorSystem) -> bool:
 
 
 async def unfinished(system: ActorSystem) -> int:
-    return len(await system.ask(ListUnfinishedTurns(boot_id="nobody's")))
+    return len(await system.ask(ListUnfinishedSessions(boot_id="nobody's")))
 
 
 async def until_finished(system: ActorSystem, eventually: Eventually) -> None:

@@ -1,7 +1,7 @@
 """Measure what the daemon must reach: `python tests/bench/run.py [--quick] [--harness DIR] [--out FILE]`.
 
-Three tables: the actor runtime against pykka, the daemon against the PocketPaw package, and list and search of sessions
-at 100,000 messages against 1,000. Only ratios mean anything, and only those of one run: the speed of a machine drifts.
+Four tables: the actor runtime against pykka, what a tool's call costs, the daemon against the PocketPaw package, and
+list and search of sessions at 100,000 messages against 1,000. Only ratios mean anything, and only those of one run: the speed of a machine drifts.
 
 The package is loaded through a harness that is no part of this project. Where it is not found, the daemon is measured
 alone. `wrk` is needed for the GETs. Environments, homes and logs are kept in a folder of their own.
@@ -29,7 +29,7 @@ from row import Row, print_rows
 
 QUICK = Plan(rounds=1, starts=3, overhead_chats=30, load=Sizes(wrk_s=1, our_chats=80, peer_chats=20, quiet_wait_s=5))
 FULL = Plan(rounds=2, starts=5, overhead_chats=50, load=Sizes(wrk_s=4, our_chats=100, peer_chats=100, quiet_wait_s=60))
-PARTS = ("runtime", "daemon", "growth")
+PARTS = ("runtime", "tools", "daemon", "growth")
 
 
 class Report(msgspec.Struct):
@@ -56,8 +56,11 @@ def main() -> None:
         load_at_start=os.getloadavg()[0],
     )
     if "runtime" in options.parts:
-        report.tables["runtime"] = _measure_runtime(5 if options.quick else 15)
+        report.tables["runtime"] = _measure_apart("runtime_bench.py", "--rounds", 5 if options.quick else 15)
         print_rows("Actor runtime", "pykka", report.tables["runtime"])
+    if "tools" in options.parts:
+        report.tables["tools"] = _measure_apart("tools_bench.py", "--times", 100 if options.quick else 400)
+        print_rows("A tool's call", "bare", report.tables["tools"])
     if "daemon" in options.parts:
         _measure_daemon(report, QUICK if options.quick else FULL, state, options.harness)
         print_rows("Daemon", "PocketPaw", report.tables["daemon"])
@@ -71,9 +74,9 @@ def main() -> None:
     print(f"\n{len(missed)} missed{': ' if missed else ''}{', '.join(missed)}. Written to {out}")
 
 
-def _measure_runtime(rounds: int) -> list[Row]:
-    """In a process of its own, whose memory is measured too."""
-    command = [sys.executable, str(Path(__file__).with_name("runtime_bench.py")), "--json", "--rounds", str(rounds)]
+def _measure_apart(program: str, option: str, number: int) -> list[Row]:
+    """In a process of its own, whose memory may be measured too."""
+    command = [sys.executable, str(Path(__file__).with_name(program)), "--json", option, str(number)]
     return msgspec.json.decode(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout, type=list[Row])
 
 

@@ -14,11 +14,15 @@ import trio
 from pocketpaw.actors.agent import Agent, AgentContext
 from pocketpaw.actors.guard import Guard
 from pocketpaw.actors.health import Health
-from pocketpaw.actors.identity import Identity
+from pocketpaw.actors.identity import Identity, IdentityKeeper
 from pocketpaw.actors.inspector import Inspector
+from pocketpaw.actors.memory import MemoryKeeper
+from pocketpaw.actors.models.installer import Installer
 from pocketpaw.actors.models.protocol import Finished, Generate, GenerationEvent, TextDelta, ThinkingDelta, Usage
 from pocketpaw.actors.models.router import BackendState, CheckBackends
 from pocketpaw.actors.settings import LiveSettings, SettingsKeeper
+from pocketpaw.actors.skills import Skills
+from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.config import open_home
 from pocketpaw.http.listener import Http
 from pocketpaw.runtime import Actor, ActorSystem, Child, DynamicSupervisor, Supervisor
@@ -134,7 +138,7 @@ def serve(tmp_path: Path) -> Serve:
         home = open_home(tmp_path / "home")
         live = LiveSettings(home, {}, {"web_port": 0, "agent_backend": "embedded", **UNLIMITED, **settings})
         storage = Storage(home.database_url(live.current))
-        context = AgentContext(live, Identity(home.identity), "boot-1")
+        context = AgentContext(live, Identity(home.identity), Catalogue(), "boot-1")
         model, urls = ScriptedModel(), list[str]()
         tree = Supervisor(
             "root",
@@ -143,10 +147,13 @@ def serve(tmp_path: Path) -> Serve:
                     "store", [Child(StoreWriter, storage, id="writer"), Child(StoreReader, storage, id="reader")]
                 ),
                 Child(SettingsKeeper, live, id="settings"),
+                Child(IdentityKeeper, live, id="identity"),
+                Child(MemoryKeeper, live, id="memory"),
+                Child(Skills, live),
                 Child(Health, live),
                 Child(Guard, live),
                 Child(Inspector, live),
-                Supervisor("models", [Child(FakeRouter, model, id="router")]),
+                Supervisor("models", [Child(FakeRouter, model, id="router"), Child(Installer, live)]),
                 DynamicSupervisor("agents", partial(Agent, context=context)),
                 Child(Http, live, urls.append),
             ],

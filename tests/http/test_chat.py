@@ -11,6 +11,8 @@ from urllib.parse import urlencode
 import pytest
 import trio
 from pocketpaw.actors.agent import session_topic
+from pocketpaw.http.turns import replay, running_turn
+from pocketpaw.runtime import Bus
 from pocketpaw.runtime.errors import Unavailable
 
 from .conftest import REPLY, Daemon, Serve, eventually
@@ -142,6 +144,30 @@ async def test_resuming_needs_no_content(serve: Serve) -> None:
             assert "event: stream_end" in resumed.text
         refused = await client.post("/api/v1/chat/stream", headers=headers)
         assert refused.status_code == 422
+
+
+async def test_an_empty_number_is_none(serve: Serve) -> None:
+    async with serve() as daemon, stream(daemon, headers={"Last-Event-ID": ""}) as frames:
+        assert text_of(await frames.rest()) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("told", "running"),
+    [
+        ("start chunk end start chunk", "start chunk"),
+        ("start chunk start thinking chunk", "start thinking chunk"),
+        ("start chunk end", ""),
+        ("chunk chunk", "chunk chunk"),
+    ],
+)
+async def test_a_turn_is_shown_from_its_latest_start(told: str, running: str) -> None:
+    """An agent that died midway began it anew: what was said before is void."""
+    bus, names = Bus(), {"start": "stream_start", "end": "stream_end"}
+    for name in told.split():
+        bus.publish("topic", names.get(name, name), {})
+    past = await replay(bus, "topic", 0)
+    past.subscription.close()
+    assert [event.name for event in running_turn(past.events)] == [names.get(name, name) for name in running.split()]
 
 
 async def test_attaching_without_a_number_shows_the_running_turn_from_its_start(serve: Serve) -> None:

@@ -11,6 +11,7 @@ import pytest
 import trio
 from pocketpaw.http.route import PREFIXES
 from pocketpaw.runtime.errors import InvalidInput
+from structlog.testing import capture_logs
 
 from .conftest import REPLY, Daemon, Serve, eventually
 
@@ -244,19 +245,22 @@ async def test_what_nobody_expected_is_500_with_the_request_id_and_no_traceback(
 
     async with serve() as daemon, daemon.client() as client:
         monkeypatch.setattr("pocketpaw.http.health.configured", fail)
-        broken = await client.get("/api/v1/version", headers={"X-Request-ID": "req-7"})
-        assert (broken.status_code, broken.json()["code"]) == (500, "internal_error")
-        assert broken.json()["request_id"] == broken.headers["x-request-id"] == "req-7"
-        assert "secret" not in broken.text
 
         async def is_recorded() -> bool:
             return bool((await client.get("/api/v1/health/errors")).json())
 
-        await eventually(is_recorded)
+        with capture_logs() as logged:
+            broken = await client.get("/api/v1/version", headers={"X-Request-ID": "req-7"})
+            await eventually(is_recorded)
+        assert (broken.status_code, broken.json()["code"]) == (500, "internal_error")
+        assert broken.json()["request_id"] == broken.headers["x-request-id"] == "req-7"
+        assert "secret" not in broken.text
         errors = (await client.get("/api/v1/health/errors")).json()
         assert errors[0]["source"] == "http"
         assert errors[0]["context"] == {"request_id": "req-7"}
         assert "RuntimeError: secret inside" in errors[0]["traceback"]
+        (line,) = (line for line in logged if line["log_level"] == "error")
+        assert "RuntimeError: secret inside" in line["exception"]
 
 
 async def test_the_field_that_an_actor_refuses_is_named_where_the_client_put_it(serve: Serve) -> None:

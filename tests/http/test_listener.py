@@ -5,15 +5,18 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import httpx2
 import pytest
 import trio
 from pocketpaw.actors.settings import LiveSettings
 from pocketpaw.config import open_home
 from pocketpaw.http.listener import Http, url_of
 from pocketpaw.runtime import Child, Supervisor
+from structlog.testing import capture_logs
 
 from ..conftest import Running
 from .conftest import Serve, eventually
+from .sse_client import open_events
 
 
 def live_at(tmp_path: Path, port: int) -> LiveSettings:
@@ -81,3 +84,32 @@ async def test_a_restart_binds_the_port_again(tmp_path: Path, running: Running) 
         await eventually(is_bound_again, 1.0)
         assert urls == [f"http://127.0.0.1:{port}"] * 2
         assert system.node("http").number == 2
+
+
+@pytest.mark.parametrize("path", ["/api/v1/events/stream", "/api/v1/agent/status/stream"])
+async def test_a_stream_without_end_ends_with_the_server_and_does_not_hold_it_up(serve: Serve, path: str) -> None:
+    async with serve() as daemon, open_events(daemon.port, path) as events:
+        await anext(events)
+        before = trio.current_time()
+        await daemon.system.root.restart_child("http")
+        assert trio.current_time() - before < 1.0
+        with trio.fail_after(1):
+            await events.rest()  # a response that is cut off would be a protocol error
+
+
+async def test_a_failure_is_logged_where_nobody_keeps_it(
+    tmp_path: Path, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken inside")
+
+    monkeypatch.setattr("pocketpaw.http.app.App._respond", fail)
+    urls: list[str] = []
+    async with running(Supervisor("root", [Child(Http, live_at(tmp_path, 0), urls.append)])):
+        with capture_logs() as lines:
+            async with httpx2.AsyncClient(base_url=urls[0], trust_env=False) as client:
+                assert (await client.get("/api/v1/version", headers={"X-Request-ID": "r-7"})).status_code == 500
+    (line,) = (line for line in lines if line["log_level"] == "error")
+    assert (line["event"], line["request_id"]) == ("a request failed: RuntimeError: broken inside", "r-7")
+    assert "in fail" in line["exception"]
+    assert "health" in line["not_kept"]

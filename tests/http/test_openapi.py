@@ -12,6 +12,7 @@ from pocketpaw.http.documentation import ASSETS
 from pocketpaw.http.openapi import document
 from pocketpaw.http.route import Route
 from pocketpaw.http.routes import ROUTES
+from pocketpaw.http.sse import MEDIA_TYPE
 
 from .conftest import Serve
 
@@ -41,7 +42,7 @@ def test_every_endpoint_is_described(route: Route) -> None:
     assert {f"{{{name}}}" for name in route.path_names} == {
         f"{{{parameter['name']}}}" for parameter in described.get("parameters", []) if parameter["in"] == "path"
     }
-    assert ("requestBody" in described) == route.reads_body
+    assert ("requestBody" in described) == (route.reads_body or route.takes_upload)
     assert "500" in described["responses"]
     if not route.is_exempt:
         assert {"401", "403", "429"} <= set(described["responses"])
@@ -75,6 +76,17 @@ def test_the_bounds_of_a_message_are_in_the_document() -> None:
     body = DOCUMENT["components"]["schemas"]["ChatBody"]
     assert body["required"] == ["content"]
     assert (body["properties"]["content"]["minLength"], body["properties"]["content"]["maxLength"]) == (1, 100_000)
+
+
+def test_what_is_refused_as_unknown_is_closed_in_the_document() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert [schemas[name]["additionalProperties"] for name in ("SettingsChanges", "SettingsWritten")] == [False, False]
+
+
+def test_a_stream_of_events_is_text() -> None:
+    for route in ROUTES:
+        if route.produces == MEDIA_TYPE:
+            assert operation(route)["responses"]["200"]["content"] == {MEDIA_TYPE: {"schema": {"type": "string"}}}
 
 
 async def test_the_document_and_its_pages_are_served_here(serve: Serve) -> None:

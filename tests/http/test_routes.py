@@ -16,7 +16,7 @@ SCOPES = {
 
 BUILT = """
 POST auth/session, POST auth/login, POST auth/logout
-POST chat, POST chat/stream, GET chat/stream, POST chat/stop
+POST chat, POST chat/stream, GET chat/stream, POST chat/stop, POST chat/approve, GET chat/approvals
 POST sessions, GET sessions, GET sessions/{}, DELETE sessions/{}, POST sessions/{}/title, GET sessions/search
 GET sessions/{}/history, GET memory/session, GET sessions/{}/messages, GET sessions/{}/export
 GET version, GET health, GET health/errors, DELETE health/errors, POST health/check
@@ -24,26 +24,27 @@ GET /health, GET /health/detailed, GET /health/ready, GET /health/live
 GET events/stream, GET agent/status, GET agent/status/stream
 GET runtime/tree, GET runtime/actors/{}, POST runtime/actors/{}/restart, GET runtime/dead-letters
 GET settings, PUT settings
+GET identity, PUT identity
+GET memory/long_term, DELETE memory/long_term/{}, GET memory/settings, POST memory/settings, GET memory/stats
+GET skills, GET skills/search, POST skills/install, POST skills/remove, POST skills/reload
+GET mcp/status, POST mcp/add, POST mcp/remove, POST mcp/toggle, POST mcp/test, GET mcp/presets, POST mcp/presets/install
+POST /mcp
+GET backends, POST backends/install
 GET openapi.json, GET docs, GET redoc, GET /swagger
 GET /favicon.ico
 """
 NOT_BUILT = """
 GET auth/api-keys, POST auth/api-keys, DELETE auth/api-keys/{}, POST auth/api-keys/{}/rotate
 GET oauth/authorize, POST oauth/authorize/consent, POST oauth/token, POST oauth/revoke, GET qr, POST token/regenerate
-GET /oauth/callback, POST chat/approve
+GET /oauth/callback
 GET metrics/system, GET metrics/usage, GET metrics/usage/recent, DELETE metrics/usage, GET /metrics
 GET audit, DELETE audit, GET audit/export, POST security-audit
 GET self-audit/reports, GET self-audit/reports/{}, POST self-audit/run
-GET identity, PUT identity
-GET memory/long_term, DELETE memory/long_term/{}, GET memory/settings, POST memory/settings, GET memory/stats
 GET files/browse, GET files/content, GET files/download, GET files/download-zip, POST files/write, POST files/upload
 GET files/recent
 GET channels/status, POST channels/save, POST channels/toggle
 GET webhooks, POST webhooks/add, POST webhooks/remove, POST webhooks/regenerate-secret, POST /webhook/inbound/{}
-GET mcp/status, POST mcp/add, POST mcp/remove, POST mcp/toggle, POST mcp/test, GET mcp/presets, POST mcp/presets/install
-GET skills, GET skills/search, POST skills/install, POST skills/remove, POST skills/reload
 GET kits/catalog, POST kits/catalog/{}/install, GET kits, GET kits/{}, DELETE kits/{}, POST kits/{}/activate
-GET backends, POST backends/install
 GET remote/status, POST remote/start, POST remote/stop
 GET reminders, POST reminders, DELETE reminders/{}
 GET intentions, POST intentions, PATCH intentions/{}, DELETE intentions/{}, POST intentions/{}/toggle

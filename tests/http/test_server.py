@@ -705,6 +705,33 @@ async def test_shutdown_lets_a_request_finish_and_ends_the_idle() -> None:
         assert received.endswith(b"hello")
 
 
+@pytest.mark.parametrize("version", ["http1", "http2"])
+async def test_shutdown_does_not_wait_for_a_client_that_keeps_its_connection(version: str) -> None:
+    release = trio.Event()
+    entered = trio.Event()
+
+    async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await send(start())
+        await send(body(b"first", more=True))
+        entered.set()
+        await release.wait()
+        await send(body())
+
+    async with (
+        serving(app) as served,
+        httpx2.AsyncClient(http1=version == "http1", http2=version == "http2", trust_env=False) as client,
+        client.stream("GET", f"http://127.0.0.1:{served.port}/") as response,
+    ):
+        await entered.wait()
+        served.server.shutdown()
+        await wait_all_tasks_blocked()
+        release.set()
+        with trio.fail_after(1):
+            while served.nursery.child_tasks:  # noqa: ASYNC110 the server's own task sets no event
+                await trio.sleep(0.01)
+        assert await response.aread() == b"first"
+
+
 async def test_shutdown_does_not_wait_longer_than_its_grace(autojump_clock: trio.abc.Clock) -> None:
     async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         await trio.sleep_forever()

@@ -40,6 +40,10 @@ class ModelServerProcess:
     def stats(self) -> Stats:
         return msgspec.json.decode(self._http.get("/_stats").raise_for_status().content, type=Stats)
 
+    def bodies(self) -> str:
+        """The latest chat requests, as JSON."""
+        return self._http.get("/_bodies").raise_for_status().text
+
     def close(self) -> None:
         self._http.close()
         self._process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -221,3 +222,45 @@ def test_a_tool_that_the_model_asks_for_is_no_part_of_the_answer(
     model_server.script(Reply(tool_calls=(ToolCall("clock"),)))
     done = daemon.run("chat", "what time is it?")
     assert "clock" not in done.stdout
+
+
+def test_a_call_that_waits_is_decided_at_the_terminal(daemon: Daemon, model_server: ModelServerProcess) -> None:
+    target = daemon.home.root.parent / "note.txt"
+    write = ToolCall("write_file", json.dumps({"path": str(target), "content": "hello"}))
+    with at_a_terminal(daemon, "--session", "s-ask") as (_, terminal):
+        terminal.read_until("> ")
+        for answer, is_written in (("n", False), ("what?\ny", True)):
+            model_server.script(Reply(tool_calls=(write,)), Reply(text="Done."))
+            terminal.type("write it\n")
+            shown = terminal.read_until("[n]o: ")
+            assert "write_file waits for your approval: it changes something" in shown
+            terminal.type(f"{answer}\n")
+            terminal.read_until("Done.")
+            terminal.read_until("> ")
+            assert target.exists() == is_written
+
+
+def test_a_call_that_waits_is_listed_and_decided_by_commands(daemon: Daemon, model_server: ModelServerProcess) -> None:
+    target = daemon.home.root.parent / "note.txt"
+    write = ToolCall("write_file", json.dumps({"path": str(target), "content": "hello"}))
+    assert "Nothing waits" in daemon.run("approvals").stdout
+    model_server.script(Reply(tool_calls=(write,)), Reply(text="Done."))
+    talk = subprocess.Popen(
+        [*COMMAND, "chat", "write it"],
+        env=daemon.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert talk.stderr is not None
+    while "pocketpaw approve" not in (line := talk.stderr.readline()):
+        assert line
+    request_id = line.split()[4]
+    assert request_id in daemon.run("approvals").stdout
+    assert daemon.run("approve", request_id).returncode == 0
+    said, _ = talk.communicate(timeout=PATIENCE_S)
+    assert said == "Done.\n"
+    assert target.read_text() == "hello"
+    again = daemon.run("deny", request_id)
+    assert again.returncode == 1
+    assert "is done: it cannot be decided any more" in again.stderr

@@ -108,7 +108,14 @@ def test_the_listener_is_back_within_a_second_after_it_crashed(faulty: Daemon) -
 
 
 def test_the_listener_is_back_within_a_second_after_an_operator_restarts_it(faulty: Daemon) -> None:
-    with only_restarting(faulty, "http"), faulty.http as http, faulty.http as idle:
+    with (
+        only_restarting(faulty, "http"),
+        faulty.http as http,
+        faulty.http as idle,
+        faulty.http as listening,
+        listening.stream("GET", "/api/v1/events/stream") as events,
+    ):
+        assert events.status_code == 200
         url, life = faulty.url, node_of(http, "http").incarnation
         assert idle.get("/health").status_code == 200
         restart = threading.Thread(target=http.post, args=("/api/v1/runtime/actors/http/restart",))
@@ -142,7 +149,9 @@ def test_a_handler_that_never_returns_is_ended_and_named(faulty: Daemon) -> None
     with only_restarting(faulty, "faulty/task"), faulty.http as http:
         answer = misbehave(http, "task", "hang")
         assert (answer.status_code, answer.json()["code"]) == (503, "actor_died")
-        assert "Misbehave took longer than 0.5 s" in error_of(http, "faulty/task", "HandlerTimeout")["message"]
+        error = error_of(http, "faulty/task", "HandlerTimeout")
+        assert "Misbehave took longer than 0.5 s" in error["message"]
+        assert "in misbehave" in error["traceback"]
         assert misbehave(http, "task", "wait").status_code == 200
 
 

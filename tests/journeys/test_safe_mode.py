@@ -171,6 +171,44 @@ def test_a_damaged_database_is_copied_once_however_often_it_is_started_and_a_goo
         assert chat(http).status_code == 200
 
 
+def test_a_database_that_has_gone_is_told_and_not_made_anew(
+    homes: dict[str, Path], make_daemon: MakeDaemon, model_server: ModelServerProcess
+) -> None:
+    daemon = make_daemon(settings=answering(model_server))
+    shutil.copytree(homes["stopped"], daemon.home.root)
+    daemon.home.database.unlink()
+    daemon.start()
+    with daemon.http as http:
+        item = repair_item(http, "storage")
+        assert f"{daemon.home.database} is damaged: the file is gone" in item["message"]
+        assert chat(http).json()["code"] == "database_damaged"
+    assert daemon.stop() == 0
+    assert not daemon.home.database.exists()
+    shutil.copy2(homes["stopped"] / "pocketpaw.db", daemon.home.database)
+    daemon.start()
+    with daemon.http as http:
+        assert http.get("/api/v1/sessions").json()["total"] == SESSIONS
+
+
+def test_a_second_home_with_the_same_database_is_told_and_waits_for_its_turn(
+    make_daemon: MakeDaemon, model_server: ModelServerProcess
+) -> None:
+    first = make_daemon("first", settings=answering(model_server))
+    first.start()
+    second = make_daemon(
+        "second", settings={**answering(model_server), "database_url": f"sqlite:///{first.home.database}"}
+    )
+    second.start()
+    with second.http as http:
+        assert "in use by another pocketpaw" in repair_item(http, "storage")["message"]
+        assert "database_url" in repair_item(http, "storage")["fix_hint"]
+        assert chat(http).status_code == 503
+        with first.http as elsewhere:
+            assert chat(elsewhere).status_code == 200
+        assert first.stop() == 0
+        wait_until(lambda: chat(http, session_id="s-2").status_code == 200)
+
+
 # A bad configuration --------------------------------------------------------------------------------------------------
 
 

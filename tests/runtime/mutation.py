@@ -39,6 +39,8 @@ EQUIVALENT: dict[str, str] = {
     "+        if not self._is_sweeping:": "a sweep that finds nothing to sweep ends at once",
     "if isinstance(record.node, Cell) and self._nursery is not": "it is asked again: this saves a task for each",
     "cell.kill(error)\n-    return False": "None is as good; and it is asked again, but is being killed then",
+    "left = [record.node for record in self.records.values()]": "to stop one that has ended does nothing",
+    "\n                 self._end(life, Exit('killed'))\n-                raise": "its nursery's body is cancelled too",
     "self._remove(record, 'was deleted mutated')": "whoever is down keeps no mail, so nobody reads why",
     "self._remove(record, 'has gone to rest mutated')": "it has no mail, so nobody reads why",
 }
@@ -85,7 +87,12 @@ def mutants_of(module: str) -> Iterator[Mutant]:
             source = ast.unparse(ast.fix_missing_locations(mutated))
             if source != original:
                 lines = list(difflib.unified_diff(original.splitlines(), source.splitlines(), lineterm="", n=1))[2:]
-                yield Mutant(module, getattr(node, "lineno", 0), what, source, "\n".join(lines))
+                yield Mutant(module, line_of(node), what, source, "\n".join(lines))
+
+
+def line_of(node: ast.AST) -> int:
+    """Where `node` begins; a comprehension says it only of its parts."""
+    return getattr(node, "lineno", 0) or getattr(getattr(node, "target", None), "lineno", 0)
 
 
 def walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -204,6 +211,8 @@ class Trial:
         self.mutants = mutants
         self.workers = workers
         self.survivors: list[Mutant] = []
+        self.hung = 0
+        """Runs that were ended because they took too long: broken, or the machine is busy."""
         self._items: list[pytest.Item] = []
         self._running: dict[int, tuple[Mutant, float, int]] = {}
         self._has_failed = False
@@ -259,6 +268,8 @@ class Trial:
                 break
             for late in [pid for pid, (_, until, _) in self._running.items() if time.monotonic() > until]:
                 os.killpg(late, signal.SIGKILL)
+                self._running[late] = (self._running[late][0], float("inf"), self._running[late][2])
+                self.hung += 1
             time.sleep(0.01)
         mutant, _, reading = self._running.pop(pid)
         with os.fdopen(reading) as pipe:
@@ -267,7 +278,7 @@ class Trial:
             self._items.insert(0, self._items.pop(int(first_failed)))
         if status == 0:
             self.survivors.append(mutant)
-            if mutant.line:
+            if mutant.source:
                 print(f"SURVIVES {mutant}\n{mutant.diff}\n", flush=True)
 
 
@@ -325,6 +336,7 @@ def main() -> None:
     if pytest.main([*quiet, *chosen], plugins=[trial]):
         sys.exit("the tests could not be run")
     print(f"{len(trial.survivors)} of {len(mutants)} mutants survive: {len(trial.survivors) / len(mutants):.1%}")
+    print(f"{trial.hung} of the others were noticed only by a time-out of the whole run")
     for mutant in trial.survivors:
         print(f"  {mutant}")
 

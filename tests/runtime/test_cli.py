@@ -335,6 +335,14 @@ def test_an_answer_that_fails_is_a_failure_in_the_daemons_words(capsys: pytest.C
     assert capsys.readouterr().out == "par\n"
 
 
+def test_an_answer_that_begins_anew_is_set_off_from_what_came_of_it_before(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = b'event: chunk\ndata: {"content":"whole","type":"text"}\n\nevent: stream_end\ndata: {"usage":{}}\n\n'
+    start = b'event: stream_start\ndata: {"session_id":"s"}\n\n'
+    with answering(200, EVENTS + start + whole, "text/event-stream") as url:
+        Conversation(Client(url)).say("hello")
+    assert capsys.readouterr() == ("par\nwhole\n", "[the answer begins anew]\n")
+
+
 def test_what_a_model_says_cannot_drive_the_terminal() -> None:
     assert printable("a\x1b]0;evil\x07b\r\n\tc\x9b") == "a]0;evilb\n\tc"
 

@@ -156,6 +156,23 @@ async def test_the_end_of_a_former_life_is_no_reason_to_restart_the_present_one(
         assert run.numbers() == {"a": 1, "b": 2, "c": 2, "d": 2}
 
 
+async def test_what_has_crashed_before_it_could_be_terminated_stays_down(autojump_clock: MockClock) -> None:
+    """The decision was held up, and an operator has terminated the child meanwhile."""
+    world = World()
+    world.once("c", "stop", pause(2))
+    async with running(world, *world.children("a b c d"), strategy="rest_for_one") as run:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.root.restart_child, "c")
+            await settle()
+            nursery.start_soon(run.root.terminate_child, "b")
+            await settle()
+            await run.make("d", "crash")
+            await run.make("b", "crash")
+        await settle()
+        assert run.numbers() == {"a": 1, "b": 1, "c": 2, "d": 2}
+        assert run.states()["b"] == "stopped"
+
+
 async def test_a_significant_child_at_rest_has_not_ended(autojump_clock: MockClock) -> None:
     world = World()
     child = world.child("a", restart="transient", significant=True, lazy=True)
@@ -216,6 +233,23 @@ async def test_what_fails_while_it_is_killed_was_killed_for_its_reason(autojump_
         run.system.node("a").kill(ValueError("took too long"))
         await settle()
         assert run.said("exited")[0].text == "ValueError: took too long"
+
+
+async def test_what_is_abandoned_after_it_was_killed_tells_the_reason_with_its_traceback(
+    autojump_clock: MockClock,
+) -> None:
+    world = World()
+    world.once("a", "handle", world.ignore_cancellation)
+    async with running(world, world.child("a")) as run:
+        await run.tell("a")
+        await settle()
+        reason = ValueError("took too long")
+        reason.add_note("It was here")
+        run.system.node("a").kill(reason)
+        await trio.sleep(1.5)
+        (exited,) = run.said("exited")
+        assert exited.text.startswith("TimeoutError: ValueError: took too long: it ignored")
+        assert "ValueError: took too long\nIt was here\n" in exited.traceback
 
 
 async def test_requests_that_fail_name_the_supervisor(autojump_clock: MockClock) -> None:

@@ -35,7 +35,10 @@ def faults() -> Iterator[None]:
     @command
     def break_the_commit(connection: Connection, _message: BreakTheCommit) -> Done:
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
-        connection.exec_driver_sql("INSERT INTO turns VALUES ('t', 'no', 'done', '', '', '', 0, NULL, NULL, '', '')")
+        connection.exec_driver_sql(
+            "INSERT INTO turns (id, session_id, state, channel, principal, boot_id, attempts, created_at, updated_at) "
+            "VALUES ('t', 'no', 'done', '', '', '', 0, '', '')"
+        )
         return Done()
 
     yield

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -32,11 +33,18 @@ def upgrade() -> None:
 
 
 def schema(path: Path) -> set[tuple[str, str | None]]:
-    """What every table, index and trigger was made with, the order of constraints and SQLite's quotes aside."""
+    """What every table, index and trigger was made with, the order of its parts and SQLite's quotes aside."""
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
     return {
-        (name, None if sql is None else "\n".join(sorted(part.strip(" ,") for part in sql.replace('"', "").splitlines())))
+        (
+            name,
+            None
+            if sql is None
+            else "\n".join(
+                sorted(part.strip(" \t)") for part in re.split(r"[,\n]", sql.replace('"', "")) if part.strip(" \t)"))
+            ),
+        )
         for name, sql in rows
     }
 

@@ -10,17 +10,19 @@ from datetime import UTC, datetime
 import pytest
 from alembic import command
 from alembic.config import Config
-from pocketpaw.runtime.errors import Conflict, Unavailable
+from pocketpaw.runtime.errors import Conflict, NeedsOperator, Unavailable
 from pocketpaw.storage.database import Database, open_database
 from pocketpaw.storage.error_log import ListErrors, RecordError
 from pocketpaw.storage.export import ExportSession
 from pocketpaw.storage.group import run_batch
 from pocketpaw.storage.history import GetHistory, GetTurnHistory
+from pocketpaw.storage.memories import AddMemory, CountMemories, DeleteMemory, ListMemories, MarkMemoriesUsed
 from pocketpaw.storage.migrate import MIGRATIONS
+from pocketpaw.storage.recollection import PickMemories, SearchMemories
 from pocketpaw.storage.registry import answer
 from pocketpaw.storage.search import SearchSessions
 from pocketpaw.storage.sessions import DeleteSession, GetSession, ListSessions, RenameSession
-from pocketpaw.storage.soundness import CheckStorage
+from pocketpaw.storage.soundness import CheckStorage, ProbeStorage
 from pocketpaw.storage.supervision_log import ListSupervisionEvents, RecordSupervisionEvents, SupervisionEvent
 from pocketpaw.storage.tokens import ListRevokedTokens, RevokeToken
 from pocketpaw.storage.turns import ClaimTurn, GetTurn, ListUnfinishedSessions
@@ -83,6 +85,14 @@ def test_both_ways_to_a_new_database_give_the_same_schema(database: Database) ->
     open_database(URL).close()
 
 
+def test_a_second_daemon_is_told_and_comes_in_when_the_first_has_gone(database: Database) -> None:
+    for _ in range(2):
+        with pytest.raises(NeedsOperator, match="in use by another pocketpaw"):
+            open_database(URL)
+    database.close()
+    open_database(URL).close()
+
+
 def test_turns_sessions_and_search_work_there_too(writer: Connection, reader: Connection) -> None:
     write = [
         question("t-0", content="q0 \0 naive", state="pending", key="k", media=["/a.png"]),
@@ -120,6 +130,29 @@ def test_turns_sessions_and_search_work_there_too(writer: Connection, reader: Co
     assert answer(reader, ListSessions()).total == 0
 
 
+def test_memories_work_there_too(writer: Connection, reader: Connection) -> None:
+    tea, soup, again = run_batch(
+        writer,
+        [
+            AddMemory(content="Ann \0 likes 'green' tea", tags=["food"], provenance=["web https://example.org"]),
+            AddMemory(content="Bob likes soup"),
+            AddMemory(content="bob likes SOUP!"),
+        ],
+    )
+    assert (tea.is_new, soup.is_new, again.is_new) == (True, True, False)
+    assert [one.content for one in answer(reader, SearchMemories(q="Who likes green?"))][0] == tea.memory.content
+    assert [one.id for one in answer(reader, PickMemories(text="tea")).memories] == [soup.memory.id]
+    assert answer(reader, ListMemories(q="likes gre")).memories == [tea.memory]
+    for q in ("\\", "'", "a & | b", ":*", "\0", "' OR 1=1 --"):
+        answer(reader, SearchMemories(q=q))
+        answer(reader, ListMemories(q=q))
+    run_batch(writer, [MarkMemoriesUsed(memory_ids=[tea.memory.id]), DeleteMemory(memory_id=soup.memory.id)])
+    assert [one.uses for one in answer(reader, ListMemories()).memories] == [1]
+    stats = answer(reader, CountMemories())
+    assert (stats.total_memories, stats.total_messages) == (1, 0)
+    assert stats.size_bytes > 0
+
+
 def test_the_logs_work_there_too(writer: Connection, reader: Connection) -> None:
     now = datetime.now(UTC)
     happened = SupervisionEvent(timestamp=now, path="http", event="started", incarnation=1)
@@ -129,6 +162,7 @@ def test_the_logs_work_there_too(writer: Connection, reader: Connection) -> None
             RecordError(source="x", message="100%", context={"a": [1, None]}),
             RecordSupervisionEvents(events=[happened]),
             RevokeToken(digest="d", expires_at=datetime(2100, 1, 1, tzinfo=UTC)),
+            ProbeStorage(),
         ],
     )
     assert answer(reader, ListErrors(search="100%"))[0].context == {"a": [1, None]}

@@ -119,6 +119,16 @@ def test_a_log_without_its_file_is_damage(file: Path) -> None:
     assert caught.value.copy.with_name(f"{caught.value.copy.name}-wal").exists()
 
 
+def test_a_file_that_was_there_before_is_not_made_anew(file: Path) -> None:
+    file.unlink()
+    with pytest.raises(DatabaseDamaged, match=r"gone \(to begin anew, delete .*pocketpaw.db.made too\)") as caught:
+        open_database(f"sqlite:///{file}")
+    assert (caught.value.path, caught.value.copy) == (file, None)
+    assert not file.exists()
+    file.with_name("pocketpaw.db.made").unlink()
+    open_database(f"sqlite:///{file}").close()
+
+
 def test_an_emptied_file_with_its_log_is_damage_even_without_the_mark(file: Path) -> None:
     file.with_name("pocketpaw.db.made").unlink()
     file.with_name("pocketpaw.db-wal").write_bytes(b"frames")

@@ -15,6 +15,7 @@ USAGE = "id, turn_id, model, backend, input_tokens, output_tokens, total_tokens,
 
 
 def upgrade() -> None:
+    op.add_column("turns", sa.Column("scopes", sa.JSON()))
     make_steps()
     make_tool_calls()
     make_grants()
