@@ -130,3 +130,13 @@ def test_no_two_tests_of_one_file_have_the_same_name() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
         ]
         assert len(functions) == len(set(functions)), path
+
+
+HEAVY = {"alembic", "anthropic", "bs4", "httpcore2", "httpx2", "mcp", "pydantic", "xllamacpp", "yaml"}
+
+
+def test_a_daemon_that_needs_nothing_heavy_imports_nothing_heavy() -> None:
+    """Each costs megabytes and start-up time, which only those pay who use it."""
+    program = f"import sys, pocketpaw.runtime.daemon; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -18,8 +18,6 @@ from ...config import Settings
 from ...runtime.errors import TimedOut, TooLarge, Unavailable
 from ..models.connections import HTTP_ERRORS, Connections
 
-RESULTS_LIMIT = 20
-"""As many as Brave gives at once."""
 SEARCH_S = 20.0
 ANSWER_LIMIT_BYTES = 2_000_000
 

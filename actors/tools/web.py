@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from email.message import Message as MimeHeaders
-from typing import Annotated, Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
 from ...config import Settings
 from ...runtime import Message, ProcessActor
 from ...runtime.errors import InvalidInput, Unavailable, UnsupportedMedia
-from ..models.connections import Connections
 from ..settings import LiveSettings
-from .egress import Egress, Resolve, resolve
 from .excerpts import OUTPUT_LIMIT
 from .page_worker import READ_S, ReadPage
 from .protocol import Execute, ToolInfo, ToolOutput
-from .search_engine import RESULTS_LIMIT, engine_of
 from .toolbox import Arguments, Toolbox, tool
+
+if TYPE_CHECKING:
+    from ..models.connections import Connections
+    from .egress import Egress, Resolve
+
+RESULTS_LIMIT = 20
+"""As many as Brave gives at once."""
 
 KEPT_PAGES = 8
 """For reading on in a long page, which would otherwise be fetched again for each part."""
@@ -58,12 +63,18 @@ class Text(msgspec.Struct, frozen=True):
 class Web(Toolbox):
     """Reads the public web, behind the egress guard; the search engine is the operator's choice, and so is not."""
 
-    def __init__(self, live: LiveSettings, resolve: Resolve = resolve) -> None:
+    def __init__(self, live: LiveSettings, resolve: Resolve | None = None) -> None:
         super().__init__()
         self._live = live
-        self._egress = Egress(lambda: live.current.web_fetch_private_hosts, resolve)
+        self._resolve = resolve
         self._pages: OrderedDict[str, Text] = OrderedDict()
-        self._connections = Connections()
+        self._connections: Connections | None = None
+
+    @cached_property
+    def _egress(self) -> Egress:
+        from .egress import Egress, resolve  # here: an HTTP client is 6 MB that not everybody needs
+
+        return Egress(lambda: self._live.current.web_fetch_private_hosts, self._resolve or resolve)
 
     @staticmethod
     def is_offered(info: ToolInfo, settings: Settings) -> bool:
@@ -71,7 +82,8 @@ class Web(Toolbox):
         return info.name != "web_search" or bool(settings.web_search_url)
 
     async def on_stop(self) -> None:
-        await self._connections.aclose()
+        if self._connections is not None:
+            await self._connections.aclose()
 
     @tool("egress", "admin", subject="url")
     async def web_fetch(self, arguments: WebFetch, call: Execute) -> ToolOutput:
@@ -85,7 +97,11 @@ class Web(Toolbox):
     @tool("egress", "admin", subject="query")
     async def web_search(self, arguments: WebSearch, call: Execute) -> ToolOutput:
         """Search the web. Gives titles, addresses and excerpts; read a page itself with web_fetch."""
+        from ..models.connections import Connections
+        from .search_engine import engine_of
+
         engine = engine_of(self._live.current)
+        self._connections = self._connections or Connections()
         results = await engine.find(self._connections, arguments.query, arguments.limit)
         text = "\n\n".join(f"{number}. {result}" for number, result in enumerate(results, 1))
         return ToolOutput(text or "Nothing was found.", source=f"web search at {engine.host}")
