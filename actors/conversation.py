@@ -21,7 +21,7 @@ from ..storage.summaries import GetSummary, KeepSummary, Summary
 from ..storage.turns import Turn
 from .memory import RecallFor
 from .models.protocol import ChatMessage, Generate, TextDelta, Usage
-from .skills import ListSkills
+from .skills.keeper import ListSkills
 from .tools.jail import Jail
 
 if TYPE_CHECKING:

@@ -159,7 +159,7 @@ class TurnLoop:
         ]
         if not request.tools:
             calls = []  # none were offered: what looks like one is none
-        kept: list[JsonObject] = [{"text": thought.text, "signature": thought.signature} for thought in thoughts]
+        kept: list[JsonObject] = [msgspec.to_builtins(thought) for thought in thoughts]
         return Step(number, "".join(pieces), calls, kept, usage)
 
     def _tell_text(self, text: str) -> None:

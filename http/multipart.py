@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,6 +16,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from ..runtime.errors import InvalidInput, TooLarge
 from .call import Call
 from .transport import ClientDisconnected
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # whoever sends what is no form is told, not the log
 
 FIELD_LIMIT_BYTES = 10_000
 """Of all fields that are no file, with the names and headers of all."""

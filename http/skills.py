@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ..actors.skill_files import SIZE_LIMIT_BYTES
-from ..actors.skill_shelf import UPLOAD_PREFIX
-from ..actors.skill_sources import CLONE_TIMEOUT_S
-from ..actors.skills import (
+from ..actors.skills.files import SIZE_LIMIT_BYTES
+from ..actors.skills.keeper import (
     InstallSkill,
     InstallUpload,
     ListSkills,
@@ -16,6 +14,8 @@ from ..actors.skills import (
     SearchSkills,
     SkillsInstalled,
 )
+from ..actors.skills.shelf import UPLOAD_PREFIX
+from ..actors.skills.sources import CLONE_TIMEOUT_S
 from .binding import decode_json, require_json
 from .call import Call
 from .multipart import is_form, uploaded

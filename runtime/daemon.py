@@ -15,15 +15,17 @@ import trio
 from ..actors.agent import Agent, AgentContext
 from ..actors.guard import Guard
 from ..actors.health import Health
-from ..actors.identity import Identity
+from ..actors.identity import Identity, IdentityKeeper
 from ..actors.inspector import Inspector
 from ..actors.mcp.keeper import McpKeeper
 from ..actors.memory import MemoryKeeper
 from ..actors.models.embedded import EmbeddedModel
+from ..actors.models.installer import Installer
 from ..actors.models.router import Router
 from ..actors.recovery import Recovery
 from ..actors.reporter import Reporter
 from ..actors.settings import LiveSettings, SettingsKeeper
+from ..actors.skills.keeper import Skills
 from ..actors.tools.catalogue import Catalogue
 from ..actors.tools.daemon import DaemonTools
 from ..actors.tools.files import Files
@@ -31,6 +33,7 @@ from ..actors.tools.gate import Gate
 from ..actors.tools.recall import Recall
 from ..actors.tools.search import Search
 from ..actors.tools.shell import Shell, ShellTool
+from ..actors.tools.skill_reader import SkillReader
 from ..actors.tools.web import PageReader, Web
 from ..config import logs
 from ..http.listener import Http
@@ -82,6 +85,7 @@ def tree(parts: Parts) -> Supervisor:
                 [
                     # One answer that crashes it ends all others: park late, and look again soon.
                     Child(Router, live, on_limit="park", max_restarts=10, max_seconds=60.0, probe_s=5.0),
+                    Child(Installer, live, on_limit="park", probe_s=30.0),
                     Child(
                         EmbeddedModel,
                         id="embedded",
@@ -94,7 +98,9 @@ def tree(parts: Parts) -> Supervisor:
                     ),
                 ],
             ),
-            Child(MemoryKeeper, live, id="memory", on_limit="park"),
+            Child(IdentityKeeper, live, id="identity", on_limit="park", probe_s=30.0),
+            Child(MemoryKeeper, live, id="memory", on_limit="park", probe_s=30.0),
+            Child(Skills, live, on_limit="park", probe_s=30.0),
             Supervisor(
                 "mcp",
                 [
@@ -123,6 +129,7 @@ def tree(parts: Parts) -> Supervisor:
                         on_limit="park",
                     ),
                     Child(Recall, id="memory", on_limit="park", probe_s=30.0),
+                    Child(SkillReader, id="skills", on_limit="park", probe_s=30.0),
                     Child(DaemonTools, id="daemon", on_limit="park", probe_s=30.0),
                 ],
             ),
@@ -140,6 +147,7 @@ def _catalogue() -> Catalogue:
     catalogue.add(ShellTool.infos("tools/shell"))
     catalogue.add(Web.infos("tools/web"), Web.is_offered)
     catalogue.add(Recall.infos("tools/memory"))
+    catalogue.add(SkillReader.infos("tools/skills"))
     catalogue.add(DaemonTools.infos("tools/daemon"))
     return catalogue
 

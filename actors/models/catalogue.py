@@ -1,21 +1,29 @@
-"""The backends that there are, as data, and which of them the settings choose."""
+"""The backends that there are, as data, and which of them the settings choose for a request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
 from ...config.settings import Settings
 from . import embedded_worker
-from .errors import ModelNotInstalled
-
-if TYPE_CHECKING:
-    from .connections import Connections
-    from .openai_compatible import Limits, OpenAICompatible
+from .cli_programs import PROGRAMS, Program
+from .prices import Prices
+from .protocol import Generate
+from .routing import Rule, holds, parse_rule
 
 AUTO = "auto"
+CLI = "cli:"
+"""How the names of the command-line agents begin."""
+
+OWN_CHOICE = "its own choice"
+"""The model of a command-line agent that is not told which."""
+
+LARGE_WINDOW_TOKENS = 200_000
+_SPEAKS = ("streaming", "multi_turn", "custom_system_prompt")
+_ACTS = ("streaming", "tools", "vision", "multi_turn", "custom_system_prompt")
 _DEFAULTS = Settings()
 
 
@@ -28,6 +36,9 @@ class Configured(msgspec.Struct, frozen=True):
     """Empty for the embedded model."""
     api_key: str = ""
     max_tokens: int | None = None
+    thinking_tokens: int = 0
+    window_tokens: int = 0
+    """What the model reads at most; 0 where nobody knows."""
 
     def __repr__(self) -> str:
         return f"Configured({self.name!r}, {self.model!r})"
@@ -36,6 +47,15 @@ class Configured(msgspec.Struct, frozen=True):
     def is_embedded(self) -> bool:
         return self.name == embedded_worker.BACKEND
 
+    @property
+    def program(self) -> Program | None:
+        """The command-line agent that it is, if it is one."""
+        return PROGRAMS.get(self.name.removeprefix(CLI)) if self.name.startswith(CLI) else None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        return BACKENDS[self.name].capabilities
+
 
 class InstallHint(msgspec.Struct, frozen=True, omit_defaults=True):
     """How to get what a backend needs; empty if it needs nothing."""
@@ -43,21 +63,8 @@ class InstallHint(msgspec.Struct, frozen=True, omit_defaults=True):
     pip_package: str = ""
     pip_spec: str = ""
     verify_import: str = ""
-
-
-class BackendInfo(msgspec.Struct, frozen=True, rename="camel"):
-    """A row of GET backends."""
-
-    name: str
-    display_name: str
-    available: bool
-    """What it needs is installed; whether it is configured too, its `requiredKeys` tell."""
-    capabilities: tuple[str, ...]
-    builtin_tools: tuple[str, ...]
-    required_keys: tuple[str, ...]
-    supported_providers: tuple[str, ...]
-    install_hint: InstallHint
-    beta: bool = False
+    external_cmd: str = ""
+    docs_url: str = ""
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -68,20 +75,24 @@ class Backend(msgspec.Struct, frozen=True):
     required_keys: tuple[str, ...]
     """The settings without which it cannot work."""
     connect: Callable[[Settings], Configured]
-    capabilities: tuple[str, ...] = ("streaming", "tools", "multi_turn", "custom_system_prompt")
+    capabilities: tuple[str, ...] = _ACTS
     providers: tuple[str, ...] = ()
     install_hint: InstallHint = InstallHint()
     defaulted_keys: tuple[str, ...] = ()
     """Those of the required ones that have a default: `auto` takes the backend only if one of them was changed."""
+    is_named_only: bool = False
+    """`auto` does not take it: it may be there for other reasons than to answer here."""
+    is_beta: bool = False
 
     def missing_keys(self, settings: Settings) -> list[str]:
         return [key for key in self.required_keys if not getattr(settings, key)]
 
     def is_meant(self, settings: Settings) -> bool:
         """Whether the operator set it up, rather than it being there by default."""
-        return not self.missing_keys(settings) and (
-            not self.defaulted_keys
-            or any(getattr(settings, key) != getattr(_DEFAULTS, key) for key in self.defaulted_keys)
+        if self.is_named_only or self.missing_keys(settings):
+            return False
+        return not self.defaulted_keys or any(
+            getattr(settings, key) != getattr(_DEFAULTS, key) for key in self.defaulted_keys
         )
 
 
@@ -92,6 +103,29 @@ def _openai_compatible(settings: Settings) -> Configured:
         settings.openai_compatible_base_url,
         settings.openai_compatible_api_key,
         settings.openai_compatible_max_tokens or None,
+    )
+
+
+def _anthropic(settings: Settings) -> Configured:
+    return Configured(
+        "anthropic",
+        settings.anthropic_model,
+        settings.anthropic_base_url,
+        settings.anthropic_api_key,
+        settings.anthropic_max_tokens or None,
+        settings.anthropic_thinking_tokens,
+        LARGE_WINDOW_TOKENS,
+    )
+
+
+def _gemini(settings: Settings) -> Configured:
+    """Through the endpoint that speaks OpenAI's wire (ai.google.dev/gemini-api/docs/openai)."""
+    return Configured(
+        "gemini",
+        settings.gemini_model,
+        f"{settings.gemini_base_url.rstrip('/')}/v1beta/openai",
+        settings.google_api_key,
+        window_tokens=LARGE_WINDOW_TOKENS,
     )
 
 
@@ -107,7 +141,12 @@ def _litellm(settings: Settings) -> Configured:
 
 
 def _ollama(settings: Settings) -> Configured:
-    return Configured("ollama", settings.ollama_model, _with_version(settings.ollama_host))
+    host, window_tokens = settings.ollama_host, settings.ollama_context_tokens
+    return Configured("ollama", settings.ollama_model, host, window_tokens=window_tokens)
+
+
+def _program(program: Program, _: Settings) -> Configured:
+    return Configured(f"{CLI}{program.name}", OWN_CHOICE, program.command[0], window_tokens=LARGE_WINDOW_TOKENS)
 
 
 def _embedded(_: Settings) -> Configured:
@@ -131,12 +170,16 @@ BACKENDS: dict[str, Backend] = {
             providers=("openai", "lm_studio", "vllm", "llama.cpp", "openai_compatible"),
         ),
         Backend(
+            "anthropic", "Anthropic", ("anthropic_api_key", "anthropic_model"), _anthropic, providers=("anthropic",)
+        ),
+        Backend(
             "openrouter",
             "OpenRouter",
             ("openrouter_api_key", "openrouter_model"),
             _openrouter,
             providers=("openrouter",),
         ),
+        Backend("gemini", "Google Gemini", ("google_api_key", "gemini_model"), _gemini, providers=("google",)),
         Backend("litellm", "LiteLLM", ("litellm_api_base", "litellm_model"), _litellm, providers=("litellm",)),
         Backend(
             "ollama",
@@ -151,8 +194,21 @@ BACKENDS: dict[str, Backend] = {
             "SmolLM2 135M, embedded",
             (),
             _embedded,
-            capabilities=("streaming", "multi_turn", "custom_system_prompt"),
+            capabilities=_SPEAKS,
             install_hint=InstallHint("xllamacpp", "pocketpaw[embedded]", "xllamacpp"),
+        ),
+        *(
+            Backend(
+                f"{CLI}{program.name}",
+                program.display_name,
+                (),
+                partial(_program, program),
+                capabilities=_SPEAKS,
+                install_hint=InstallHint(external_cmd=program.install_command, docs_url=program.docs_url),
+                is_named_only=True,
+                is_beta=True,
+            )
+            for program in PROGRAMS.values()
         ),
     )
 }
@@ -163,6 +219,19 @@ class Selection(msgspec.Struct, frozen=True):
 
     backends: tuple[Configured, ...]
     problems: tuple[str, ...] = ()
+    routes: tuple[tuple[Rule, Configured], ...] = ()
+
+    def all_backends(self) -> list[Configured]:
+        """Every backend that may be asked, each once."""
+        return list(dict.fromkeys([*self.backends, *(backend for _, backend in self.routes)]))
+
+    def order_for(self, request: Generate, prices: Prices) -> Sequence[Configured]:
+        """Give the backends in the order in which they are asked for `request`."""
+        model = self.backends[0].model if self.backends else ""
+        for rule, backend in self.routes:
+            if holds(rule, request, prices, model):
+                return list(dict.fromkeys([backend, *self.backends]))
+        return self.backends
 
 
 def configured(settings: Settings) -> Selection:
@@ -173,14 +242,29 @@ def configured(settings: Settings) -> Selection:
     backends: dict[str, Configured] = {}
     problems: list[str] = []
     for setting, name in _named(settings):
-        backend = BACKENDS.get(name)
-        if backend is None:
-            problems.append(f"{setting} names {name!r}, which is not built yet; there are {_listed(BACKENDS)}")
-        elif missing := backend.missing_keys(settings):
-            problems.append(f"{setting} names {name!r}, which needs {_listed(missing)}")
+        problem = _problem(name, settings)
+        if problem:
+            problems.append(f"{setting} names {name!r}, {problem}")
         else:
-            backends.setdefault(name, backend.connect(settings))
-    return Selection(tuple(backends.values()), tuple(problems))
+            backends.setdefault(name, BACKENDS[name].connect(settings))
+    routes: list[tuple[Rule, Configured]] = []
+    for rule in map(parse_rule, settings.model_routes):
+        problem = _problem(rule.backend, settings, is_model_named=bool(rule.model))
+        if problem:
+            problems.append(f"model_routes names {rule.backend!r}, {problem}")
+        else:
+            backend = BACKENDS[rule.backend].connect(settings)
+            routes.append((rule, msgspec.structs.replace(backend, model=rule.model or backend.model)))
+    return Selection(tuple(backends.values()), tuple(problems), tuple(routes))
+
+
+def _problem(name: str, settings: Settings, *, is_model_named: bool = False) -> str:
+    """Say why a backend cannot be asked; empty if it can."""
+    backend = BACKENDS.get(name)
+    if backend is None:
+        return f"which is not built yet; there are {_listed(BACKENDS)}"
+    missing = [key for key in backend.missing_keys(settings) if not (is_model_named and key.endswith("_model"))]
+    return f"which needs {_listed(missing)}" if missing else ""
 
 
 def _named(settings: Settings) -> Iterable[tuple[str, str]]:
@@ -197,53 +281,3 @@ def _resolve(name: str, settings: Settings) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
-
-
-FALLBACK_SILENCE_S = 30.0
-"""How long a backend may be silent while another one waits to answer instead."""
-
-
-def open_backend(
-    backend: Configured, client: Connections, limits: Limits | None = None, *, has_fallback: bool = False
-) -> OpenAICompatible:
-    """Make what asks a backend other than the embedded model; one with a fallback is tried once, and briefly."""
-    from .openai_compatible import DEFAULT_LIMITS, OpenAICompatible
-
-    limits = limits or DEFAULT_LIMITS
-    if has_fallback:
-        limits = msgspec.structs.replace(limits, retries=0, silence_s=min(limits.silence_s, FALLBACK_SILENCE_S))
-
-    return OpenAICompatible(
-        name=backend.name,
-        base_url=backend.base_url,
-        model=backend.model,
-        client=client,
-        api_key=backend.api_key,
-        max_tokens=backend.max_tokens,
-        limits=limits,
-    )
-
-
-def list_backends() -> list[BackendInfo]:
-    """List every backend, for GET backends; looks at the file system."""
-    return [
-        BackendInfo(
-            name=backend.name,
-            display_name=backend.display_name,
-            available=backend.name != embedded_worker.BACKEND or _is_embedded_installed(),
-            capabilities=backend.capabilities,
-            builtin_tools=(),
-            required_keys=backend.required_keys,
-            supported_providers=backend.providers,
-            install_hint=backend.install_hint,
-        )
-        for backend in BACKENDS.values()
-    ]
-
-
-def _is_embedded_installed() -> bool:
-    try:
-        embedded_worker.find_model()
-    except ModelNotInstalled:
-        return False
-    return True

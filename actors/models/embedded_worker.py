@@ -18,8 +18,9 @@ from typing import Any, Protocol
 
 from ...runtime.worker import Worker
 from .errors import ModelNotInstalled, ModelRefusedInput, PromptTooLong
-from .openai_wire import AnswerReader, ErrorInAnswer, WireError, encode_request
+from .openai_wire import AnswerReader, encode_request
 from .protocol import ChatMessage, Generate, GenerationEvent
+from .wire_error import ErrorInAnswer, WireError
 
 BACKEND = "embedded"
 MODEL = "SmolLM2-135M-Instruct"

@@ -4,14 +4,15 @@
     ├─ ModelUnreachable        no connection, or the server keeps failing (5xx)
     ├─ ModelRateLimited        429, still after the retries (data: retry_after_s, None if unsaid)
     ├─ ModelInterrupted        the answer broke off after it had begun
-    └─ ModelMalformedAnswer    what came is not a chat completion
+    ├─ ModelMalformedAnswer    what came is not a model's answer
+    └─ ModelSuspended          it failed too often, and is left alone for a while (data: retry_after_s)
     TimedOut
     └─ ModelTimedOut           silence for too long, or an answer that does not end
     NeedsOperator
     ├─ ModelCredentialRefused  key missing, wrong, or without the right
     ├─ ModelMisconfigured      no such model or address
     ├─ ModelOutOfCredit        the account has no quota left
-    └─ ModelNotInstalled       a package that this backend needs is missing (data: install_hint)
+    └─ ModelNotInstalled       a package or program that this backend needs is missing (data: install_hint)
     BadRequest
     └─ ModelRefusedInput       this input will never do, here; another backend may take it
     TooLarge
@@ -39,6 +40,10 @@ class ModelInterrupted(Unavailable):
 
 class ModelMalformedAnswer(Unavailable):
     code = "model_malformed_answer"
+
+
+class ModelSuspended(Unavailable):
+    code = "model_suspended"
 
 
 class ModelTimedOut(TimedOut):

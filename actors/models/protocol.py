@@ -19,19 +19,30 @@ class ToolCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str
 
+    def parsed(self) -> dict[str, object]:
+        """Give the arguments as an object, also what is none, which a wire that only takes objects needs."""
+        try:
+            return msgspec.json.decode(self.arguments or "{}", type=dict[str, object])
+        except msgspec.DecodeError:
+            return {"not_a_json_object": self.arguments}
 
-class Thought(msgspec.Struct, frozen=True, tag="thought"):
+
+class Thought(msgspec.Struct, frozen=True, tag="thought", omit_defaults=True):
     """A whole block of thinking, as its model wants it back while its tools are at work; `signature` is the model's."""
 
     text: str
     signature: str
+    backend: str = ""
+    """Whose it is: no other can read it, and most refuse it."""
+    is_redacted: bool = False
+    """There is no text, and `signature` is all of it."""
 
 
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message of a conversation; a `tool` message answers the call that `tool_call_id` names.
 
     `images` are paths of pictures that go with a person's words, checked by whoever puts them in; a backend that cannot
-    see leaves them out.
+    see leaves them out. A `system` message `for_tools` is only for a model that is given tools; it follows the first.
     """
 
     role: Role
@@ -40,6 +51,7 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_call_id: str | None = None
     thoughts: tuple[Thought, ...] = ()
     images: tuple[str, ...] = ()
+    for_tools: bool = False
 
 
 class Tool(msgspec.Struct, frozen=True):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from ..skill_format import SKILL_FILE
-from ..skills import ReadSkill
+from ..skills.format import SKILL_FILE
+from ..skills.keeper import ReadSkill
 from .protocol import Execute
 from .toolbox import Arguments, Toolbox, tool
 

@@ -381,7 +381,9 @@ async def test_a_changed_identity_is_used_by_the_next_turn(house: OpenHouse) -> 
         home.live.home.identity.mkdir(exist_ok=True)
         (home.live.home.identity / "IDENTITY.md").write_text("You are Rex.")
         await home.chat("and now?")
-    assert [asked[0] for asked in home.model.asked] == [SYSTEM, ("system", "You are Rex.")]
+    first, then = (asked[0][1] for asked in home.model.asked)
+    assert first.startswith(DEFAULT)
+    assert then.startswith("You are Rex.")
 
 
 # Crashes --------------------------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from pocketpaw.actors import skill_archive, skill_files, skill_sources
-from pocketpaw.actors import skills as skills_module
 from pocketpaw.actors.health import RecordProblem
 from pocketpaw.actors.settings import LiveSettings
-from pocketpaw.actors.skills import (
+from pocketpaw.actors.skills import archive, files, sources
+from pocketpaw.actors.skills import keeper as skills_module
+from pocketpaw.actors.skills.keeper import (
     InstallSkill,
     InstallUpload,
     ListSkills,
@@ -293,19 +293,19 @@ async def test_only_what_the_jail_lets_through_is_installed(bench: Bench, tmp_pa
 async def test_a_skill_that_is_too_large_is_refused_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bench.offer("large", "large")
     (folder / "data").write_bytes(b"x" * 5_000)
-    monkeypatch.setattr(skill_files, "SIZE_LIMIT_BYTES", 4_000)
+    monkeypatch.setattr(files, "SIZE_LIMIT_BYTES", 4_000)
     async with bench.open() as system:
         with pytest.raises(TooLarge):
             await system.ask(InstallSkill(source=str(folder)))
-        monkeypatch.setattr(skill_files, "SIZE_LIMIT_BYTES", 6_000)
-        monkeypatch.setattr(skill_files, "FILES_LIMIT", 1)
+        monkeypatch.setattr(files, "SIZE_LIMIT_BYTES", 6_000)
+        monkeypatch.setattr(files, "FILES_LIMIT", 1)
         with pytest.raises(TooLarge):
             await system.ask(InstallSkill(source=str(folder)))
         deep = folder
         for _ in range(12):
             deep = deep / "d"
             deep.mkdir()
-        monkeypatch.setattr(skill_files, "FILES_LIMIT", 100)
+        monkeypatch.setattr(files, "FILES_LIMIT", 100)
         with pytest.raises(TooLarge):
             await system.ask(InstallSkill(source=str(folder)))
         assert list(bench.root.iterdir()) == []
@@ -394,7 +394,7 @@ async def test_a_zip_that_lies_or_is_none_is_refused(bench: Bench, monkeypatch: 
     (bench.jail / "liar.zip").write_bytes(data.replace((3_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
     (bench.jail / "cut.zip").write_bytes(data[:-40])
     (bench.jail / "text.zip").write_text("hello")
-    monkeypatch.setattr(skill_archive, "FILES_LIMIT", 3)
+    monkeypatch.setattr(archive, "FILES_LIMIT", 3)
     zipped(bench.jail / "many.zip", *((f"file{number}", "") for number in range(4)))
     async with bench.open() as system:
         for name, kinds in {
@@ -463,11 +463,11 @@ async def test_what_a_git_server_may_do_wrong_is_told_and_leaves_nothing(
         }.items():
             with pytest.raises(kind):
                 await system.ask(InstallSkill(source=source))
-        monkeypatch.setattr(skill_files, "SIZE_LIMIT_BYTES", 100_000)
+        monkeypatch.setattr(files, "SIZE_LIMIT_BYTES", 100_000)
         with pytest.raises(TooLarge):
             await system.ask(InstallSkill(source="ann/huge"))
         git.silent.set()
-        monkeypatch.setattr(skill_sources, "CLONE_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(sources, "CLONE_TIMEOUT_S", 0.5)
         with pytest.raises(TimedOut):
             await system.ask(InstallSkill(source="ann/one"))
         assert list(bench.root.iterdir()) == []
@@ -480,8 +480,8 @@ async def test_a_repository_that_is_too_large_is_not_fetched_to_its_end(
 ) -> None:
     git.add("ann/one", {"SKILL.md": skill("one")})
     git.silent.set()  # so that git is still at it when its folder, which has its own few files, is measured
-    monkeypatch.setattr(skill_sources, "LOOK_S", 0.05)
-    monkeypatch.setattr(skill_sources, "CLONE_LIMIT_ENTRIES", 3)
+    monkeypatch.setattr(sources, "LOOK_S", 0.05)
+    monkeypatch.setattr(sources, "CLONE_LIMIT_ENTRIES", 3)
     async with bench.open() as system:
         with trio.fail_after(10), pytest.raises(TooLarge, match="files"):
             await system.ask(InstallSkill(source="ann/one"))

@@ -20,7 +20,6 @@ from mcp.client.session import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from pocketpaw.actors.mcp.configuration import FILE
 from pocketpaw.actors.mcp.keeper import McpKeeper
-from pocketpaw.actors.mcp.protocol import GetMcpStatus
 from pocketpaw.actors.settings import LiveSettings
 from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.actors.tools.protocol import Execute, ToolOutput
@@ -65,12 +64,13 @@ async def measure(rounds: int) -> list[Row]:
     live = LiveSettings(open_home(folder / "home"), {}, {})
     server = {"name": "fake", "command": sys.executable, "args": ["-S", PROGRAM]}
     (live.home.root / FILE).write_text(json.dumps({"servers": [server]}))
+    catalogue = Catalogue()
     tree = Supervisor(
         "root",
         [
             Supervisor(
                 "mcp",
-                [DynamicSupervisor("servers"), Child(McpKeeper, live, Catalogue(), id="keeper")],
+                [DynamicSupervisor("servers"), Child(McpKeeper, live, catalogue, id="keeper")],
                 strategy="rest_for_one",
             )
         ],
@@ -79,7 +79,7 @@ async def measure(rounds: int) -> list[Row]:
     parameters = StdioServerParameters(command=sys.executable, args=["-S", PROGRAM])
     async with trio.open_nursery() as nursery:
         await nursery.start(system.run)
-        while not (await system.ask(GetMcpStatus()))["fake"].connected:  # noqa: ASYNC110 a process is waited for
+        while catalogue.get("mcp__fake__echo") is None:  # noqa: ASYNC110 a process is waited for
             await trio.sleep(0.01)
         async with stdio_client(parameters) as streams, ClientSession(*streams) as session:
             await session.initialize()
@@ -87,7 +87,9 @@ async def measure(rounds: int) -> list[Row]:
 
             async def ours() -> None:
                 message = Execute(name="mcp__fake__echo", arguments={"text": "hello"}, session_id="s", turn_id="t")
-                async with system.stream(message, to="mcp/keeper") as events:
+                tool = catalogue.get(message.name)
+                assert tool is not None
+                async with system.stream(message, to=tool.address) as events:
                     found = [event async for event in events]
                 assert found == [ToolOutput("fake: hello", source="mcp fake")]
 

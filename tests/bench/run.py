@@ -1,7 +1,8 @@
 """Measure what the daemon must reach: `python tests/bench/run.py [--quick] [--harness DIR] [--out FILE]`.
 
 Four tables: the actor runtime against pykka, what a tool's call costs, the daemon against the PocketPaw package, and
-list and search of sessions at 100,000 messages against 1,000. Only ratios mean anything, and only those of one run: the speed of a machine drifts.
+list and search of sessions at 100,000 messages against 1,000. Only ratios mean anything, and only those of one run: the
+speed of a machine drifts.
 
 The package is loaded through a harness that is no part of this project. Where it is not found, the daemon is measured
 alone. `wrk` is needed for the GETs. Environments, homes and logs are kept in a folder of their own.

@@ -1,5 +1,7 @@
 """A model server that speaks OpenAI's wire over a real socket, instantly, or exactly as badly as it is told.
 
+Other wires are subclasses: anthropic_server.py, ollama_server.py. All take the same script.
+
 In a test's own process:
 
     async with fake_model_server() as server:               # loopback, a free port
@@ -28,7 +30,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 import trio
@@ -99,24 +101,34 @@ class _Delta(msgspec.Struct, omit_defaults=True):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
     role: str = ""
     content: object = None
 
 
-class _ChatRequest(msgspec.Struct):
-    messages: list[_Message] = []
+class _Part(msgspec.Struct):
+    type: str = ""
+    text: str = ""
+
+
+class ChatRequest(msgspec.Struct):
+    messages: list[Message] = []
     stream: bool = False
     model: str = "fake"
 
 
+S = TypeVar("S", bound="FakeModelServer")
+
 _script_decoder = msgspec.json.Decoder(list[Reply])
 _default_decoder = msgspec.json.Decoder(Reply)
-_request_decoder = msgspec.json.Decoder(_ChatRequest)
+_request_decoder = msgspec.json.Decoder(ChatRequest)
 
 
 class FakeModelServer:
     """Counts, records and answers; see the module."""
+
+    chat_path = "/v1/chat/completions"
+    models_path = "/v1/models"
 
     def __init__(self, *, api_key: str = "", default: Reply | None = None) -> None:
         self.default = default or Reply()
@@ -153,11 +165,38 @@ class FakeModelServer:
         while self.aborted == 0:
             await self._waiting.park()
 
+    # What a wire says
+
+    def is_let_in(self, headers: dict[str, str]) -> bool:
+        return not self.api_key or headers.get("authorization") == f"Bearer {self.api_key}"
+
+    def models(self) -> object:
+        return {"object": "list", "data": [{"id": "fake", "object": "model"}]}
+
+    def refusal(self, headers: dict[str, str], body: bytes) -> str:
+        """Why the real server would not take a chat; empty if it would."""
+        return ""
+
+    def error_body(self, error: object) -> object:
+        return {"error": error}
+
+    def pieces(self, reply: Reply, request: ChatRequest, text: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
+        """What is sent before the chunks, the chunks, and what is sent after them."""
+        return _stream_pieces(reply, request, text)
+
+    def whole(self, reply: Reply, request: ChatRequest, text: str) -> object:
+        return _completion(reply, request, text)
+
+    async def answer_other(self, connection: Connection, method: str, path: str, body: bytes) -> None:
+        await connection.send(json_response(404, self.error_body({"message": f"no such path: {path}"})))
+
+    # Serving
+
     async def serve_connection(self, stream: trio.SocketStream) -> None:
         self.connections += 1
         self.open += 1
         try:
-            connection = _Connection(stream)
+            connection = Connection(stream)
             while (request := await connection.next_request()) is not None:
                 if not await self._answer(connection, *request):
                     break
@@ -172,36 +211,38 @@ class FakeModelServer:
         self._waiting.unpark_all()
 
     async def _answer(
-        self, connection: _Connection, method: str, path: str, headers: dict[str, str], body: bytes
+        self, connection: Connection, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> bool:
         """Answer one request; False closes the connection."""
         self.paths.append(f"{method} {path}")
         if path.startswith("/_"):
             await connection.send(self._control(path, body))
             return True
-        if self.api_key and headers.get("authorization") != f"Bearer {self.api_key}":
-            await connection.send(
-                _json_response(401, {"error": {"message": "Incorrect API key", "code": "invalid_api_key"}})
-            )
+        if not self.is_let_in(headers):
+            wrong = self.error_body({"message": "Incorrect API key", "code": "invalid_api_key"})
+            await connection.send(json_response(401, wrong))
             return True
-        if path == "/v1/models":
-            answer = _json_response(200, {"object": "list", "data": [{"id": "fake", "object": "model"}]})
+        if path == self.models_path:
+            answer = json_response(200, self.models())
             await connection.send(answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if method == "HEAD" else answer)
             return True
-        if path != "/v1/chat/completions":
-            await connection.send(_json_response(404, {"error": {"message": f"no such path: {path}"}}))
+        if path != self.chat_path:
+            await self.answer_other(connection, method, path, body)
             return True
         self.chats += 1
         self._waiting.unpark_all()
         self.bodies.append(body)
         self.headers.append(headers)
+        if refusal := self.refusal(headers, body):
+            await connection.send(json_response(400, self.error_body({"message": refusal})))
+            return True
         reply = self._script.popleft() if self._script else self.default
         request = _request_decoder.decode(body)
         if reply.delay_s or reply.chunk_delay_s or reply.hang_after is not None:
             return await self._answer_slowly(connection, reply, request)
-        return await _write_answer(connection, reply, request)
+        return await self._write_answer(connection, reply, request)
 
-    async def _answer_slowly(self, connection: _Connection, reply: Reply, request: _ChatRequest) -> bool:
+    async def _answer_slowly(self, connection: Connection, reply: Reply, request: ChatRequest) -> bool:
         """As `_write_answer`, but notice at once when the client goes."""
         keep_open = False
         async with trio.open_nursery() as nursery:
@@ -209,7 +250,7 @@ class FakeModelServer:
             async def answer() -> None:
                 nonlocal keep_open
                 try:
-                    keep_open = await _write_answer(connection, reply, request)
+                    keep_open = await self._write_answer(connection, reply, request)
                 except trio.BrokenResourceError:
                     self._note_abort()  # the client went while it was being written to
                 nursery.cancel_scope.cancel()
@@ -222,20 +263,55 @@ class FakeModelServer:
                 await trio.sleep_forever()
         return keep_open
 
+    async def _write_answer(self, connection: Connection, reply: Reply, request: ChatRequest) -> bool:
+        """Write the answer; False when the connection must be closed."""
+        await _pause(reply.delay_s)
+        if reply.hang_after == -1:
+            await trio.sleep_forever()
+        if reply.cut_after == -1:
+            return False
+        if reply.status != 200:
+            await connection.send(json_response(reply.status, self.error_body(reply.error), reply.retry_after))
+            return True
+        text = reply.text if reply.text is not None else echo_of(request.messages)
+        if reply.raw is None and (reply.whole or not request.stream):
+            await connection.send(json_response(200, self.whole(reply, request, text)))
+            return True
+        if reply.raw is not None:
+            head, pieces, tail = [], [piece.encode("latin-1") for piece in reply.raw], []
+        else:
+            head, pieces, tail = self.pieces(reply, request, text)
+        writes = [_stream_head(reply), *(_framed(piece, reply) for piece in head)]
+        stop = min((n for n in (reply.cut_after, reply.hang_after) if n is not None), default=math.inf)
+        for number, piece in enumerate(pieces):
+            if number >= stop:
+                break
+            if reply.chunk_delay_s or reply.raw is not None:
+                await connection.send(b"".join(writes))
+                writes.clear()
+                await _pause(reply.chunk_delay_s)
+            writes.append(_framed(piece, reply))
+        if stop == math.inf:
+            writes += [_framed(b"".join(tail), reply), b"0\r\n\r\n" if reply.chunked else b""]
+        await connection.send(b"".join(writes))
+        if reply.hang_after is not None:
+            await trio.sleep_forever()
+        return stop == math.inf and reply.chunked
+
     def _control(self, path: str, body: bytes) -> bytes:
         if path == "/_script":
             self.script(*_script_decoder.decode(body))
         elif path == "/_default":
             self.default = _default_decoder.decode(body)
         elif path == "/_bodies":
-            return _json_response(200, [msgspec.Raw(body) for body in self.bodies])
+            return json_response(200, [msgspec.Raw(body) for body in self.bodies])
         elif path != "/_stats":
-            return _json_response(404, {"error": f"no such control: {path}"})
+            return json_response(404, {"error": f"no such control: {path}"})
         stats = {"chats": self.chats, "connections": self.connections, "aborted": self.aborted, "open": self.open}
-        return _json_response(200, stats)
+        return json_response(200, stats)
 
 
-class _Connection:
+class Connection:
     """Reads HTTP/1.1 requests with a Content-Length off a stream; enough for the clients that tests have."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -271,51 +347,23 @@ class _Connection:
         return method, target.partition("?")[0], headers, body
 
 
-async def _write_answer(connection: _Connection, reply: Reply, request: _ChatRequest) -> bool:
-    """Write the answer; False when the connection must be closed."""
-    await _pause(reply.delay_s)
-    if reply.hang_after == -1:
-        await trio.sleep_forever()
-    if reply.cut_after == -1:
-        return False
-    if reply.status != 200:
-        await connection.send(_json_response(reply.status, {"error": reply.error}, reply.retry_after))
-        return True
-    text = reply.text if reply.text is not None else echo_of(request.messages)
-    if reply.raw is None and (reply.whole or not request.stream):
-        await connection.send(_json_response(200, _completion(reply, request, text)))
-        return True
-    if reply.raw is not None:
-        head, pieces, tail = [], [piece.encode("latin-1") for piece in reply.raw], []
-    else:
-        head, pieces, tail = _stream_pieces(reply, request, text)
-    writes = [_stream_head(reply), *(_framed(piece, reply) for piece in head)]
-    stop = min((n for n in (reply.cut_after, reply.hang_after) if n is not None), default=math.inf)
-    for number, piece in enumerate(pieces):
-        if number >= stop:
-            break
-        if reply.chunk_delay_s or reply.raw is not None:
-            await connection.send(b"".join(writes))
-            writes.clear()
-            await _pause(reply.chunk_delay_s)
-        writes.append(_framed(piece, reply))
-    if stop == math.inf:
-        writes += [_framed(b"".join(tail), reply), b"0\r\n\r\n" if reply.chunked else b""]
-    await connection.send(b"".join(writes))
-    if reply.hang_after is not None:
-        await trio.sleep_forever()
-    return stop == math.inf and reply.chunked
-
-
 async def _pause(seconds: float) -> None:
     if seconds:
         await trio.sleep(seconds)
 
 
-def echo_of(messages: Sequence[_Message]) -> str:
+def echo_of(messages: Sequence[Message]) -> str:
     """What a `Reply` without a text says to these messages."""
-    said = next((message.content for message in reversed(messages) if message.role == "user"), "")
+    said = next((words_of(message.content) for message in reversed(messages) if message.role == "user"), "")
     return f"echo: {said}"
+
+
+def words_of(content: object) -> str:
+    """The words of a message, be it a text or a list of parts."""
+    if isinstance(content, str):
+        return content
+    parts = msgspec.convert(content, list[_Part])
+    return " ".join(part.text for part in parts if part.type == "text")
 
 
 def split_text(text: str, chunks: int) -> Iterator[str]:
@@ -324,7 +372,7 @@ def split_text(text: str, chunks: int) -> Iterator[str]:
     return (text[length * i // count : length * (i + 1) // count] for i in range(count))
 
 
-def _stream_pieces(reply: Reply, request: _ChatRequest, text: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
+def _stream_pieces(reply: Reply, request: ChatRequest, text: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
     def event(delta: _Delta, finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         return _event(
@@ -333,7 +381,7 @@ def _stream_pieces(reply: Reply, request: _ChatRequest, text: str) -> tuple[list
 
     head = [event(_Delta(role="assistant", content=""))]
     pieces: list[bytes] = [event(_Delta(reasoning_content=part)) for part in split_text(reply.thinking, 2)]
-    if not reply.tool_calls:
+    if not reply.tool_calls or reply.text:
         pieces += [event(_Delta(content=part)) for part in split_text(text, reply.chunks)]
     for index, call in enumerate(reply.tool_calls):
         start = _ToolCall(index=index, id=call.id, type="function", function=_Function(name=call.name))
@@ -345,27 +393,27 @@ def _stream_pieces(reply: Reply, request: _ChatRequest, text: str) -> tuple[list
     if reply.finish_reason is not None:
         tail.append(event(_Delta(), "tool_calls" if reply.tool_calls else reply.finish_reason))
     if reply.usage:
-        tail.append(_event({"model": request.model, "choices": [], "usage": _usage(reply, request, text)}))
+        tail.append(_event({"model": request.model, "choices": [], "usage": words_and_chunks(reply, request, text)}))
     if reply.done:
         tail.append(b"data: [DONE]\n\n")
     return head, pieces, tail
 
 
-def _completion(reply: Reply, request: _ChatRequest, text: str) -> dict[str, object]:
+def _completion(reply: Reply, request: ChatRequest, text: str) -> dict[str, object]:
     calls = [
         _ToolCall(index=0, id=call.id, type="function", function=_Function(call.name, call.arguments))
         for call in reply.tool_calls
     ]
-    message = _Delta(role="assistant", content=None if calls else text, tool_calls=calls or None)
+    message = _Delta(role="assistant", content=text if reply.text or not calls else None, tool_calls=calls or None)
     message.reasoning_content = reply.thinking or None
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else reply.finish_reason}
-    usage = {"usage": _usage(reply, request, text)} if reply.usage else {}
+    usage = {"usage": words_and_chunks(reply, request, text)} if reply.usage else {}
     return {"id": "chatcmpl-1", "object": "chat.completion", "model": request.model, "choices": [choice], **usage}
 
 
-def _usage(reply: Reply, request: _ChatRequest, text: str) -> dict[str, int]:
+def words_and_chunks(reply: Reply, request: ChatRequest, text: str) -> dict[str, int]:
     """Counts words for the prompt and chunks for the reply: tests can foretell both."""
-    prompt = sum(len(str(message.content).split()) for message in request.messages)
+    prompt = sum(len(words_of(message.content or "").split()) for message in request.messages)
     completion = sum(1 for _ in split_text(text, reply.chunks))
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
@@ -383,7 +431,7 @@ def _stream_head(reply: Reply) -> bytes:
     return f"HTTP/1.1 200 OK\r\ncontent-type: {reply.content_type}\r\n{framing}\r\n\r\n".encode()
 
 
-def _json_response(status: int, body: object, retry_after: str | None = None) -> bytes:
+def json_response(status: int, body: object, retry_after: str | None = None) -> bytes:
     payload = msgspec.json.encode(body)
     extra = f"retry-after: {retry_after}\r\n" if retry_after is not None else ""
     head = f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {len(payload)}\r\n{extra}\r\n"
@@ -395,7 +443,13 @@ async def fake_model_server(
     *, port: int = 0, api_key: str = "", default: Reply | None = None
 ) -> AsyncGenerator[FakeModelServer]:
     """Serve on loopback until the block ends; then every connection is cut."""
-    server = FakeModelServer(api_key=api_key, default=default)
+    async with serving(FakeModelServer(api_key=api_key, default=default), port) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving(server: S, port: int = 0) -> AsyncGenerator[S]:
+    """As `fake_model_server`, for a server of another kind."""
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
         server.port = listeners[0].socket.getsockname()[1]

@@ -21,7 +21,7 @@ from pocketpaw.actors.models.installer import Installer
 from pocketpaw.actors.models.protocol import Finished, Generate, GenerationEvent, TextDelta, ThinkingDelta, Usage
 from pocketpaw.actors.models.router import BackendState, CheckBackends
 from pocketpaw.actors.settings import LiveSettings, SettingsKeeper
-from pocketpaw.actors.skills import Skills
+from pocketpaw.actors.skills.keeper import Skills
 from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.config import open_home
 from pocketpaw.http.listener import Http

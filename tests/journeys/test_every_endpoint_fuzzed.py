@@ -14,7 +14,12 @@ import pytest
 from .daemon import Daemon, with_model_server
 from .model_server_process import ModelServerProcess
 
-SETTINGS = {"api_rate_limit_per_key": "0", "auth_rate_limit_per_peer": "0", "localhost_auth_bypass": "false"}
+SETTINGS = {
+    "api_rate_limit_per_key": "0",
+    "auth_rate_limit_per_peer": "0",
+    "localhost_auth_bypass": "false",
+    "skills_git_base": "http://127.0.0.1:9",  # so that no skill is asked for outside of this machine
+}
 
 CONFIG = """
 [generation]
@@ -46,6 +51,11 @@ checks.positive_data_acceptance.enabled = false
 include-path = "/mcp"
 checks.response_schema_conformance.enabled = false
 checks.negative_data_rejection.enabled = false
+
+# Which backends there are, what sources, and what an MCP server needs over its transport, the document cannot say.
+[[operations]]
+include-path = ["/api/v1/memory/settings", "/api/v1/skills/install", "/api/v1/mcp/add", "/api/v1/mcp/test"]
+checks.positive_data_acceptance.enabled = false
 
 # Fields of other endpoints are ignored where they are unknown; an unknown setting is refused.
 [[operations]]

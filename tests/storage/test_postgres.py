@@ -140,7 +140,7 @@ def test_memories_work_there_too(writer: Connection, reader: Connection) -> None
         ],
     )
     assert (tea.is_new, soup.is_new, again.is_new) == (True, True, False)
-    assert [one.content for one in answer(reader, SearchMemories(q="Who likes green?"))][0] == tea.memory.content
+    assert answer(reader, SearchMemories(q="Who likes green?"))[0] == tea.memory
     assert [one.id for one in answer(reader, PickMemories(text="tea")).memories] == [soup.memory.id]
     assert answer(reader, ListMemories(q="likes gre")).memories == [tea.memory]
     for q in ("\\", "'", "a & | b", ":*", "\0", "' OR 1=1 --"):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import msgspec
 import pytest
-from pocketpaw.actors.models import catalogue, embedded_worker
-from pocketpaw.actors.models.catalogue import BACKENDS, Configured, configured, list_backends, open_backend
-from pocketpaw.actors.models.errors import ModelNotInstalled
-from pocketpaw.actors.models.openai_compatible import OpenAICompatible, open_client
-from pocketpaw.config.settings import Settings
+from pocketpaw.actors.models.anthropic import Anthropic
+from pocketpaw.actors.models.catalogue import BACKENDS, Configured, configured
+from pocketpaw.actors.models.cli import CommandLine
+from pocketpaw.actors.models.connections import Connections
+from pocketpaw.actors.models.ollama import Ollama
+from pocketpaw.actors.models.openai_compatible import OpenAICompatible
+from pocketpaw.actors.models.opening import open_backend
+from pocketpaw.config.settings import SETTINGS, SettingError, Settings, check
 
 KEY = "sk-canary-0123456789"
 LOCAL = Settings(openai_compatible_base_url="http://127.0.0.1:8000/v1", openai_compatible_model="m")
@@ -45,10 +51,15 @@ def test_a_named_backend_that_cannot_work_is_a_problem_and_not_replaced() -> Non
     assert selection.problems == ("agent_backend names 'openrouter', which needs openrouter_api_key",)
     selection = configured(Settings(agent_backend="gemini", fallback_backends=("cli:x", "embedded")))
     assert [backend.name for backend in selection.backends] == ["embedded"]
-    assert [problem.partition(",")[0] for problem in selection.problems] == [
-        "agent_backend names 'gemini'",
-        "fallback_backends names 'cli:x'",
-    ]
+    assert selection.problems[0] == "agent_backend names 'gemini', which needs google_api_key"
+    assert selection.problems[1].startswith("fallback_backends names 'cli:x', which is not built yet; there are ")
+
+
+def test_auto_never_takes_a_program_that_happens_to_be_there() -> None:
+    assert names(Settings(anthropic_api_key=KEY)) == ["anthropic"]
+    assert names(Settings(google_api_key=KEY)) == ["gemini"]
+    assert names(Settings(agent_backend="cli:claude")) == ["cli:claude"]
+    assert all(backend.is_named_only for name, backend in BACKENDS.items() if name.startswith("cli:"))
 
 
 @pytest.mark.parametrize(
@@ -64,10 +75,22 @@ def test_a_named_backend_that_cannot_work_is_a_problem_and_not_replaced() -> Non
             Configured("openai_compatible", "m", "http://h/v1", KEY, 9),
         ),
         (LOCAL, Configured("openai_compatible", "m", "http://127.0.0.1:8000/v1")),
-        (Settings(agent_backend="ollama"), Configured("ollama", "llama3.2", "http://localhost:11434/v1")),
+        (Settings(agent_backend="ollama"), Configured("ollama", "llama3.2", "http://localhost:11434")),
         (
-            Settings(ollama_host="http://box:1/v1/", ollama_model="q"),
-            Configured("ollama", "q", "http://box:1/v1"),
+            Settings(ollama_host="http://box:1/v1", ollama_model="q", ollama_context_tokens=9000),
+            Configured("ollama", "q", "http://box:1/v1", window_tokens=9000),
+        ),
+        (
+            Settings(anthropic_api_key=KEY, anthropic_max_tokens=9, anthropic_thinking_tokens=2000),
+            Configured("anthropic", "claude-sonnet-4-6", "https://api.anthropic.com", KEY, 9, 2000, 200_000),
+        ),
+        (
+            Settings(google_api_key=KEY, gemini_base_url="http://g/"),
+            Configured("gemini", "gemini-3-pro-preview", "http://g/v1beta/openai", KEY, window_tokens=200_000),
+        ),
+        (
+            Settings(agent_backend="cli:codex"),
+            Configured("cli:codex", "its own choice", "codex", window_tokens=200_000),
         ),
         (
             Settings(litellm_model="n", litellm_api_key=KEY, litellm_api_base="http://h:4000/"),
@@ -84,12 +107,21 @@ def test_each_backend_is_reached_where_its_settings_say(settings: Settings, expe
     assert configured(settings).backends == (expected,)
 
 
-async def test_what_is_configured_can_be_opened_and_hides_its_key() -> None:
-    (backend,) = configured(Settings(openrouter_model="n", openrouter_api_key=KEY)).backends
-    async with open_client() as client:
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (Settings(openrouter_model="n", openrouter_api_key=KEY), OpenAICompatible),
+        (Settings(anthropic_api_key=KEY), Anthropic),
+        (Settings(agent_backend="ollama"), Ollama),
+        (Settings(agent_backend="cli:claude"), CommandLine),
+    ],
+)
+async def test_what_is_configured_can_be_opened_and_hides_its_key(settings: Settings, kind: type) -> None:
+    (backend,) = configured(settings).backends
+    async with Connections() as client:
         opened = open_backend(backend, client)
-    assert isinstance(opened, OpenAICompatible)
-    assert KEY not in repr(backend) + repr(opened) + repr(configured(Settings(openrouter_model="n")))
+    assert isinstance(opened, kind)
+    assert KEY not in repr(backend) + repr(opened) + repr(configured(settings))
 
 
 def test_every_required_key_is_a_setting() -> None:
@@ -97,29 +129,35 @@ def test_every_required_key_is_a_setting() -> None:
         assert {*backend.required_keys, *backend.defaulted_keys} <= set(Settings.__struct_fields__)
 
 
-def test_the_list_of_backends_has_the_contracts_fields() -> None:
-    rows = msgspec.json.decode(msgspec.json.encode(list_backends()))
-    assert [row["name"] for row in rows] == list(BACKENDS)
-    for row in rows:
-        assert set(row) == {
-            "name",
-            "displayName",
-            "available",
-            "capabilities",
-            "builtinTools",
-            "requiredKeys",
-            "supportedProviders",
-            "installHint",
-            "beta",
-        }
-    assert rows[-1]["installHint"]["pip_spec"] == "pocketpaw[embedded]"
-    assert rows[0]["installHint"] == {}
+def test_every_backend_that_can_be_set_is_there() -> None:
+    for name in BACKENDS:
+        assert check("agent_backend", name) == name
+        if not name.startswith("cli:"):
+            assert name in SETTINGS["agent_backend"].about.expects
 
 
-def test_the_embedded_model_is_not_available_when_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise ModelNotInstalled("missing")
+def test_routes_are_checked_when_they_are_set() -> None:
+    good = ["images -> anthropic", "topic:code,c++ -> cli:claude:opus", "longer_than:9->openrouter:qwen/qwen3:free"]
+    assert check("model_routes", good) == tuple(good)
+    for bad in ("images", "images -> nobody", "longer_than -> ollama", "topic: -> ollama", "costs_over:x -> ollama"):
+        with pytest.raises(SettingError, match="a list of rules such as"):
+            check("model_routes", [bad])
+    with pytest.raises(SettingError, match="3/15"):
+        check("model_prices", {"m": "cheap"})
 
-    monkeypatch.setattr(embedded_worker, "find_model", fail)
-    (row,) = [row for row in catalogue.list_backends() if row.name == "embedded"]
-    assert not row.available
+
+def test_a_route_to_a_backend_that_is_not_set_up_is_a_problem() -> None:
+    selection = configured(Settings(model_routes=("images -> anthropic", "tools -> cli:nobody", "tools -> ollama:q")))
+    assert [backend.name for backend in selection.all_backends()] == ["embedded", "ollama"]
+    assert [problem.partition(";")[0] for problem in selection.problems] == [
+        "model_routes names 'anthropic', which needs anthropic_api_key",
+        "model_routes names 'cli:nobody', which is not built yet",
+    ]
+
+
+def test_nobody_needs_an_http_client_before_a_server_is_asked() -> None:
+    heavy = "{'httpcore2', 'httpx2', 'anyio'}"
+    modules = "embedded_worker, installer, router"
+    program = f"import sys; from pocketpaw.actors.models import {modules}; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -6,10 +6,12 @@ import gc
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
 import trio
+from pocketpaw.actors.models.connections import Connections
 from pocketpaw.actors.models.errors import (
     ModelCredentialRefused,
     ModelInterrupted,
@@ -20,7 +22,8 @@ from pocketpaw.actors.models.errors import (
     ModelTimedOut,
     ModelUnreachable,
 )
-from pocketpaw.actors.models.openai_compatible import Limits, OpenAICompatible, open_client
+from pocketpaw.actors.models.openai_compatible import OpenAICompatible
+from pocketpaw.actors.models.openai_wire import NO_SIGNATURE, Dialect
 from pocketpaw.actors.models.protocol import (
     ChatMessage,
     Finished,
@@ -28,11 +31,13 @@ from pocketpaw.actors.models.protocol import (
     GenerationEvent,
     TextDelta,
     ThinkingDelta,
+    Thought,
     Tool,
     ToolCall,
     ToolCallDelta,
     Usage,
 )
+from pocketpaw.actors.models.server_backend import Limits
 from pocketpaw.runtime.errors import PocketPawError
 from pocketpaw.runtime.message import encode, reply_type
 
@@ -65,7 +70,7 @@ class Meeting:
 async def meeting(
     *replies: Reply, api_key: str = "", max_tokens: int | None = None, limits: Limits | None = None
 ) -> AsyncGenerator[Meeting]:
-    async with fake_model_server() as server, open_client() as client:
+    async with fake_model_server() as server, Connections() as client:
         server.script(*replies)
         backend = OpenAICompatible(
             name="openai_compatible",
@@ -226,6 +231,69 @@ async def test_a_tool_call_that_ends_with_the_wrong_word_is_a_tool_call() -> Non
     assert events[-1] == Finished("tool_calls")
 
 
+async def test_parallel_calls_under_one_number_are_told_apart_by_their_ids() -> None:
+    def call(call_id: str, name: str, arguments: str) -> dict[str, object]:
+        return {"index": 0, "id": call_id, "function": {"name": name, "arguments": arguments}}
+
+    raw = sse(
+        chunk(tool_calls=[call("a", "look", '{"q":')]),
+        chunk(tool_calls=[call("x", "", " 1}")]),  # some servers make up an id for each piece
+        chunk(tool_calls=[call("b", "stop", "{}")]),
+        chunk(None, "tool_calls"),
+    )
+    async with meeting(Reply(raw=raw)) as met:
+        events = await met.ask()
+    deltas = [event for event in events if isinstance(event, ToolCallDelta)]
+    assert [(delta.index, delta.name, delta.arguments) for delta in deltas] == [
+        (0, "look", '{"q":'),
+        (0, "", " 1}"),
+        (1, "stop", "{}"),
+    ]
+
+
+async def test_images_are_sent_as_data_and_what_only_others_read_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xff\xd8\xff...")
+    messages = (
+        ChatMessage("user", "what is it?", images=(str(tmp_path / "a"),)),
+        ChatMessage("assistant", "A cat.", thoughts=(Thought("Hm.", "sig", "anthropic"),)),
+        ChatMessage("user", "sure?"),
+    )
+    async with meeting() as met:
+        assert text_of(await met.ask(Generate(messages=messages))) == "echo: sure?"
+        assert met.last_body()["messages"] == [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "what is it?"},
+                    {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/Li4u"}},
+                ],
+            },
+            {"role": "assistant", "content": "A cat."},
+            {"role": "user", "content": "sure?"},
+        ]
+
+
+async def test_gemini_gets_back_the_signatures_of_its_calls() -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "look", "arguments": "{}"}}
+    signed = {**call, "extra_content": {"google": {"thought_signature": "sig"}}}
+    async with fake_model_server() as server, Connections() as client:
+        server.script(Reply(raw=sse(chunk(tool_calls=[signed]), chunk(None, "tool_calls"))))
+        backend = OpenAICompatible(
+            name="gemini", base_url=server.base_url, model="m", client=client, dialect=Dialect(wants_signatures=True)
+        )
+        events = [event async for event in backend.generate(HELLO)]
+        thought = Thought("", "sig", "gemini")
+        assert thought in events
+        calls = (ToolCall("a", "look", "{}"), ToolCall("b", "look", "{}"))
+        for thoughts, signature in (((thought,), "sig"), ((), NO_SIGNATURE)):
+            said = ChatMessage("assistant", "", tool_calls=calls, thoughts=thoughts)
+            async for _ in backend.generate(Generate(messages=(*HELLO.messages, said))):
+                pass
+            first, second = json.loads(server.bodies[-1])["messages"][-1]["tool_calls"]
+            assert first["extra_content"] == {"google": {"thought_signature": signature}}
+            assert "extra_content" not in second
+
+
 async def test_a_tool_call_that_was_not_streamed_is_one_delta() -> None:
     async with meeting(Reply(whole=True, tool_calls=(FakeToolCall("look", '{"q": 1}', "a"),))) as met:
         events = await met.ask()
@@ -305,7 +373,7 @@ async def test_a_pause_beyond_the_cap_is_an_answer_instead(autojump_clock: trio.
 
 
 async def test_a_server_that_is_not_there_is_tried_again(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_client() as client:
+    async with Connections() as client:
         backend = OpenAICompatible(name="b", base_url="http://127.0.0.1:9/v1", model="m", client=client)
         started = trio.current_time()
         with pytest.raises(ModelUnreachable, match=r"b at http://127\.0\.0\.1:9/v1 cannot be reached"):
@@ -506,21 +574,21 @@ async def test_check_and_chat_name_a_refused_key_without_telling_it() -> None:
 
 
 async def test_check_takes_a_server_without_a_list_of_models() -> None:
-    async with fake_model_server() as server, open_client() as client:
+    async with fake_model_server() as server, Connections() as client:
         base_url = server.base_url.removesuffix("/v1")
         await OpenAICompatible(name="b", base_url=base_url, model="m", client=client).check()
 
 
 @pytest.mark.parametrize("base_url", ["", "127.0.0.1:8000/v1", "ftp://host/v1", "http://", "http://[::1/v1", "no url"])
 async def test_an_address_that_is_none_says_so_when_it_is_used(base_url: str) -> None:
-    async with open_client() as client:
+    async with Connections() as client:
         backend = OpenAICompatible(name="b", base_url=base_url, model="m", client=client)
         with pytest.raises(ModelMisconfigured, match="is no address of a server"):
             await backend.check()
 
 
 async def test_a_missing_model_or_an_impossible_key_says_so_when_it_is_used() -> None:
-    async with open_client() as client:
+    async with Connections() as client:
         nameless = OpenAICompatible(name="b", base_url="http://127.0.0.1:9/v1", model="", client=client)
         with pytest.raises(ModelMisconfigured, match="no model is named"):
             await nameless.check()
@@ -533,7 +601,7 @@ async def test_a_missing_model_or_an_impossible_key_says_so_when_it_is_used() ->
 
 
 async def test_a_user_in_the_address_is_sent_as_basic_authentication() -> None:
-    async with fake_model_server() as server, open_client() as client:
+    async with fake_model_server() as server, Connections() as client:
         base_url = server.base_url.replace("://", "://me:hush@")
         backend = OpenAICompatible(name="b", base_url=base_url, model="m", client=client)
         await Meeting(server, backend).ask()
@@ -542,7 +610,7 @@ async def test_a_user_in_the_address_is_sent_as_basic_authentication() -> None:
 
 
 async def test_a_password_in_the_address_is_not_shown() -> None:
-    async with open_client() as client:
+    async with Connections() as client:
         backend = OpenAICompatible(name="b", base_url="http://me:hush@127.0.0.1:9/v1?k=hush", model="m", client=client)
         with pytest.raises(ModelUnreachable) as caught:
             await backend.check()

@@ -12,8 +12,13 @@ import trio
 import trio.testing
 from pocketpaw.actors.models import router as router_module
 from pocketpaw.actors.models.embedded_worker import CONTEXT_TOKENS
-from pocketpaw.actors.models.errors import ModelNotInstalled, ModelRefusedInput
-from pocketpaw.actors.models.protocol import ChatMessage, Finished, Generate, GenerationEvent, TextDelta, Usage
+from pocketpaw.actors.models.errors import (
+    ModelCredentialRefused,
+    ModelNotInstalled,
+    ModelRefusedInput,
+    ModelSuspended,
+)
+from pocketpaw.actors.models.protocol import ChatMessage, Finished, Generate, GenerationEvent, TextDelta, Tool, Usage
 from pocketpaw.actors.models.router import CheckBackends, Router
 from pocketpaw.actors.models.window import estimate_tokens
 from pocketpaw.actors.settings import LiveSettings
@@ -206,6 +211,77 @@ async def test_connections_are_kept_for_the_next_question(bench: OpenBench) -> N
         assert (server.chats, server.connections) == (5, 1)
 
 
+# Rules and breakers: who is asked, and with what
+
+
+async def test_a_rule_says_who_is_asked_first_and_the_others_follow(bench: OpenBench) -> None:
+    picture = Generate(messages=(ChatMessage("user", "what is this?", images=("/nowhere/a.png",)),))
+    async with bench() as models, fake_model_server() as first, fake_model_server() as second:
+        models.use(
+            first,
+            litellm_api_base=second.base_url,
+            litellm_model="fake",
+            model_routes=("images -> litellm:seer", "topic:small -> embedded"),
+        )
+        assert await models.ask() == "echo: hello there [openai_compatible]"
+        assert (await models.ask(picture)).endswith("[litellm]")
+        assert json.loads(second.bodies[-1])["model"] == "seer"
+        small = Generate(messages=(ChatMessage("user", "Small talk?"),))
+        assert await models.ask(small) == "small talk [embedded]"
+        second.script(TEACUP)
+        assert (await models.ask(picture)).endswith("[openai_compatible]")
+        assert [state.model for state in await models.system.ask(CheckBackends())] == [
+            "fake",
+            "seer",
+            "SmolLM2-135M-Instruct",
+        ]
+
+
+async def test_tools_and_images_are_kept_from_those_that_cannot_use_them(bench: OpenBench) -> None:
+    request = Generate(messages=(ChatMessage("user", "look", images=("/a.png",)),), tools=(Tool("look", "Look.", {}),))
+    async with bench() as models, fake_model_server() as server:
+        await models.ask(request)
+        (asked,) = models.embedded.asked
+        assert asked.tools == ()
+        assert asked.messages == (ChatMessage("user", "look\n(an image came with this, which you cannot see)"),)
+        models.use(server)
+        await models.ask(request)
+        assert json.loads(server.bodies[-1])["tools"][0]["function"]["name"] == "look"
+
+
+async def test_what_an_answer_cost_is_reckoned_where_the_backend_does_not_say(bench: OpenBench) -> None:
+    async with bench() as models, fake_model_server() as server:
+        models.use(server, model_prices={"fake": "1000000/2000000"})
+        async with models.system.stream(HELLO) as events:
+            (usage,) = [event async for event in events if isinstance(event, Usage)]
+    assert (usage.input_tokens, usage.output_tokens, usage.cost_usd) == (4, 5, 14.0)
+
+
+async def test_a_backend_that_keeps_failing_is_left_alone_and_the_check_says_so(bench: OpenBench) -> None:
+    async with bench() as models, fake_model_server(default=Reply(status=503)) as server:
+        models.use(server, "embedded")
+        for _ in range(7):
+            assert await models.ask() == "small talk [embedded]"
+        assert server.chats == 5
+        state, _ = await models.system.ask(CheckBackends())
+        assert (state.available, state.breaker, state.failures) == (False, "open", 5)
+        assert "openai_compatible failed 5 times in a row" in state.detail
+        server.default = Reply()
+        models.change(openai_compatible_api_key="another")  # what is set up anew is trusted anew
+        assert await models.ask() == "echo: hello there [openai_compatible]"
+
+
+async def test_the_only_backend_that_keeps_failing_says_so_at_once(bench: OpenBench) -> None:
+    async with bench() as models, fake_model_server(default=Reply(status=401)) as server:
+        models.use(server)
+        for _ in range(5):
+            with pytest.raises(ModelCredentialRefused):
+                await models.ask()
+        with pytest.raises(ModelSuspended, match="refused a request without an API key"):
+            await models.ask()
+        assert server.chats == 5
+
+
 # The embedded model ---------------------------------------------------------------------------------------------------
 
 
@@ -303,7 +379,7 @@ async def test_checks_do_not_wait_behind_generations_nor_behind_one_another(
     async with bench() as models, fake_model_server() as good, _black_hole() as dead_url:
         models.use(
             good, "litellm", "ollama", "embedded", max_concurrent_conversations=1,
-            litellm_api_base=dead_url, litellm_model="m", ollama_host=dead_url.replace("/v1", ""), ollama_model="m",
+            litellm_api_base=dead_url, litellm_model="m", ollama_host=dead_url.removesuffix("/v1"), ollama_model="m",
         )  # fmt: skip
         good.script(Reply(hang_after=0))
         async with trio.open_nursery() as nursery:

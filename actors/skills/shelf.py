@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from ..runtime.errors import Conflict, InvalidInput, NotFound, PocketPawError
-from .skill_files import FoundSkill, copy_skill, read_skill
-from .skill_format import SKILL_FILE, read_head
-from .tools.jail import Jail
+from ...runtime.errors import Conflict, InvalidInput, NotFound, PocketPawError
+from ..tools.jail import Jail
+from .files import FoundSkill, copy_skill, read_skill
+from .format import SKILL_FILE, read_head
 
 UPLOAD_PREFIX = ".upload-"
 STAGING_PREFIX = ".staging-"

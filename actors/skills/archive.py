@@ -9,9 +9,9 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
-from ..runtime.errors import Forbidden, InvalidInput, TooLarge
-from .skill_files import MB
-from .tools.jail import shown
+from ...runtime.errors import Forbidden, InvalidInput, TooLarge
+from ..tools.jail import shown
+from .files import MB
 
 FILES_LIMIT = 2_000
 UNPACKED_LIMIT_BYTES = 100 * MB

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
-from ..runtime.errors import Forbidden, InvalidInput, NotFound, TimedOut, TooLarge, Unavailable
-from .skill_files import MB
+from ...runtime.errors import Forbidden, InvalidInput, NotFound, TimedOut, TooLarge, Unavailable
+from .files import MB
 
 CLONE_TIMEOUT_S = 120.0
 CLONE_LIMIT_BYTES = 200 * MB
@@ -159,8 +159,8 @@ def _environment(folder: Path, scheme: str) -> dict[str, str]:
 
 async def _pinned(url: str) -> list[str]:
     """Have git connect to an address that was judged, as the egress guard has the tools; raises Forbidden."""
-    from .tools.addresses import is_public, own_networks
-    from .tools.egress import parse, resolve  # here: an HTTP client is 4 MB that not everybody needs
+    from ..tools.addresses import is_public, own_networks
+    from ..tools.egress import parse, resolve  # here: an HTTP client is 4 MB that not everybody needs
 
     parsed = parse(url)
     host = parsed.raw_host.decode()

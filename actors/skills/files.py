@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from ..runtime.errors import Forbidden, InvalidInput, NotFound, PocketPawError, TooLarge
-from .skill_format import SKILL_FILE, TEXT_LIMIT_BYTES, SkillHead, read_head
-from .tools.jail import Folder, Jail, shown
+from ...runtime.errors import Forbidden, InvalidInput, NotFound, PocketPawError, TooLarge
+from ..tools.jail import Folder, Jail, shown
+from .format import SKILL_FILE, TEXT_LIMIT_BYTES, SkillHead, read_head
 
 MB = 1024 * 1024
 FILES_LIMIT = 1_000

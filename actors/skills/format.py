@@ -11,7 +11,7 @@ from typing import cast
 
 import msgspec
 
-from ..runtime.errors import InvalidInput
+from ...runtime.errors import InvalidInput
 
 SKILL_FILE = "SKILL.md"
 TEXT_LIMIT_BYTES = 1_000_000

@@ -14,7 +14,7 @@ from pocketpaw.actors.models.errors import (
     ModelUnreachable,
     PromptTooLong,
 )
-from pocketpaw.actors.models.openai_failures import (
+from pocketpaw.actors.models.failures import (
     QUOTE_LIMIT_CHARACTERS,
     Source,
     failure_in_answer,
@@ -22,7 +22,7 @@ from pocketpaw.actors.models.openai_failures import (
     parse_error_body,
     retry_after,
 )
-from pocketpaw.actors.models.openai_wire import WireError
+from pocketpaw.actors.models.wire_error import WireError
 from pocketpaw.runtime.errors import PocketPawError
 
 KEY = "sk-canary-0123456789"
@@ -108,3 +108,19 @@ def test_no_error_repeats_the_key_or_more_than_a_line(status: int) -> None:
 )
 def test_retry_after_is_read_in_each_of_its_forms(headers: dict[str, str], expected: float | None) -> None:
     assert retry_after({name.encode(): value.encode() for name, value in headers.items()}, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "failure"),
+    [
+        (400, b'[{"error": {"code": 400, "message": "API key not valid. Please pass one."}}]', ModelCredentialRefused),
+        (400, b'{"error": {"message": "Your credit balance is too low"}}', ModelOutOfCredit),
+        (413, b'{"error": {"type": "request_too_large"}}', PromptTooLong),
+        (529, b'{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}', ModelUnreachable),
+        (404, b'{"error": "model not found"}', ModelMisconfigured),
+    ],
+)
+def test_what_google_anthropic_and_ollama_say_is_understood_too(
+    status: int, body: bytes, failure: type[PocketPawError]
+) -> None:
+    assert type(failure_of_status(status, parse_error_body(body), SOURCE)) is failure

@@ -1,6 +1,8 @@
-"""One answer of an OpenAI-like server, read off its HTTP response while that is still coming in."""
+"""One answer of a model server, read off its HTTP response while that is still coming in."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import httpcore2
 import msgspec
@@ -9,28 +11,55 @@ import trio
 from ...runtime.errors import PocketPawError, Unavailable
 from .connections import HTTP_ERRORS
 from .errors import ModelInterrupted, ModelMalformedAnswer
-from .openai_failures import Source, failure_in_answer, failure_of_transport
-from .openai_wire import AnswerReader, ErrorInAnswer
+from .failures import Source, failure_in_answer, failure_of_transport
 from .protocol import GenerationEvent
-from .sse import EventDecoder, EventTooLarge
+from .sse import EventTooLarge
+from .wire_error import ErrorInAnswer
 
-WHOLE_ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 AFTERWORD_S = 1.0
 """How long a server may take, once the answer is whole, to say what it took and to end the body."""
+
+
+class Decoder(Protocol):
+    """Cuts a body into the pieces that its reader reads."""
+
+    def feed(self, received: bytes) -> list[bytes]:
+        """Raises: EventTooLarge"""
+        ...
+
+    def finish(self) -> list[bytes]: ...
+
+
+class Reader(Protocol):
+    """Turns the pieces of one answer into events, and keeps what can only be told at its end."""
+
+    @property
+    def is_whole(self) -> bool:
+        """The server said that the answer ends here."""
+        ...
+
+    @property
+    def has_read_anything(self) -> bool: ...
+
+    def read(self, data: bytes) -> list[GenerationEvent]:
+        """Raises: ErrorInAnswer; msgspec.DecodeError if it is no piece of an answer"""
+        ...
+
+    def closing_events(self) -> list[GenerationEvent]: ...
 
 
 class Answer:
     """Gives the events of a response with status 200; the caller closes it."""
 
-    def __init__(self, response: httpcore2.Response, reader: AnswerReader, source: Source, deadline: float) -> None:
+    def __init__(
+        self, response: httpcore2.Response, decoder: Decoder, reader: Reader, source: Source, deadline: float
+    ) -> None:
         self._response = response
+        self._decoder = decoder
         self._reader = reader
         self._source = source
         self._deadline = deadline
         self._pieces = response.aiter_stream()
-        self._decoder = EventDecoder()
-        self._body: bytearray | None = None
-        """All of it, from a server that does not stream."""
         self._received_bytes = 0
         self._has_begun = False
         self._is_over = False
@@ -47,9 +76,7 @@ class Answer:
             received = await self._receive()
             try:
                 events = self._read_end() if received is None else self._read(received)
-            except msgspec.DecodeError as error:
-                raise self._malformed(str(error)) from error
-            except EventTooLarge as error:
+            except (msgspec.DecodeError, EventTooLarge) as error:
                 raise self._malformed(str(error)) from error
             except ErrorInAnswer as error:
                 raise self._interrupted_by(failure_in_answer(error.error, self._source)) from error
@@ -64,17 +91,27 @@ class Answer:
             await self._response.aclose()
 
     async def _receive(self) -> bytes | None:
-        """Read a piece of the body; None at its end, or when a whole answer is not followed by it."""
-        is_whole = self._reader.is_whole
-        deadline = min(self._deadline, trio.current_time() + AFTERWORD_S) if is_whole else self._deadline
+        """Read a piece of the body; None at its end, or when a whole answer is not followed by it.
+
+        A cancel scope for each piece would cost as much as reading it. The connection's own timeout ends a silence, so
+        it is enough to look at the deadline whenever a piece has come.
+        """
+        if self._reader.is_whole:
+            return await self._receive_afterword()
         try:
-            with trio.fail_at(deadline):
-                return await anext(self._pieces, None)
+            received = await anext(self._pieces, None)
+            if trio.current_time() >= self._deadline:
+                raise trio.TooSlowError
         except (*HTTP_ERRORS, trio.TooSlowError) as error:
-            if is_whole:
-                return None
-            failure = failure_of_transport(error, self._source)
-            raise self._interrupted_by(failure) from error
+            raise self._interrupted_by(failure_of_transport(error, self._source)) from error
+        return received
+
+    async def _receive_afterword(self) -> bytes | None:
+        try:
+            with trio.fail_after(AFTERWORD_S):
+                return await anext(self._pieces, None)
+        except (*HTTP_ERRORS, trio.TooSlowError):
+            return None
 
     def _interrupted_by(self, failure: PocketPawError) -> PocketPawError:
         """Say so if there had been a beginning: then it is too late for another try."""
@@ -83,24 +120,17 @@ class Answer:
         return failure
 
     def _read(self, received: bytes) -> list[GenerationEvent]:
-        if self._received_bytes == 0 and received.lstrip().startswith(b"{"):
-            self._body = bytearray()
         self._received_bytes += len(received)
-        if self._body is None:
-            return [event for data in self._decoder.feed(received) for event in self._reader.read(data)]
-        self._body += received
-        if len(self._body) > WHOLE_ANSWER_LIMIT_BYTES:
-            raise EventTooLarge(f"an answer of more than {WHOLE_ANSWER_LIMIT_BYTES} bytes")
-        return []
+        return [event for data in self._decoder.feed(received) for event in self._reader.read(data)]
 
     def _read_end(self) -> list[GenerationEvent]:
-        if self._body is not None:
-            events = self._reader.read(bytes(self._body))
-        else:
-            try:
-                events = [event for data in self._decoder.finish() for event in self._reader.read(data)]
-            except msgspec.DecodeError as error:
-                raise self._interrupted("in the middle of an event") from error
+        had_read_anything = self._reader.has_read_anything
+        try:
+            events = [event for data in self._decoder.finish() for event in self._reader.read(data)]
+        except msgspec.DecodeError as error:
+            if not had_read_anything:
+                raise
+            raise self._interrupted("in the middle of an event") from error
         if not self._reader.is_whole:
             if self._reader.has_read_anything:
                 raise self._interrupted("before it said that the answer was whole")
@@ -117,5 +147,5 @@ class Answer:
 
     def _malformed(self, what: str) -> ModelMalformedAnswer:
         source = self._source
-        detail = f"{source.backend} at {source.address} sent what is not a chat completion: {source.quote(what)}"
+        detail = f"{source.backend} at {source.address} sent what is not a model's answer: {source.quote(what)}"
         return ModelMalformedAnswer(detail, backend=source.backend, model=source.model)

@@ -1,4 +1,4 @@
-"""What the statuses and error objects of OpenAI-like servers mean, as our errors."""
+"""What the statuses and error objects of model servers mean, as our errors."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .errors import (
     ModelUnreachable,
     PromptTooLong,
 )
-from .openai_wire import WireError
+from .wire_error import WireError
 
 QUOTE_LIMIT_CHARACTERS = 300
 
-# OpenAI, llama.cpp, LM Studio, vLLM and Anthropic-through-LiteLLM, in this order.
+# OpenAI, llama.cpp, LM Studio, vLLM and Anthropic, in this order.
 _TOO_LONG = (
     "context_length_exceeded",
     "exceed_context_size",
@@ -38,6 +38,8 @@ _TOO_LONG = (
     "prompt is too long",
 )
 _OUT_OF_CREDIT = ("insufficient_quota", "billing", "credit balance", "insufficient credits")
+_WRONG_KEY = ("api key not valid", "api_key_invalid")
+"""What Google says with a 400."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -68,7 +70,8 @@ class _ErrorBody(msgspec.Struct):
 def parse_error_body(body: bytes) -> WireError:
     """Find the error in the body of a failed request, whatever shape it has."""
     try:
-        parsed = msgspec.json.decode(body, type=_ErrorBody)
+        # in a list of one, if it is Google's
+        parsed = msgspec.json.decode(body.strip().removeprefix(b"[").removesuffix(b"]"), type=_ErrorBody)
     except msgspec.DecodeError:
         return WireError(message=body.decode("utf-8", "replace"))
     if isinstance(parsed.error, WireError):
@@ -85,11 +88,9 @@ def failure_of_status(
     clues = f"{error.code} {error.type} {error.message}".lower()
     context: dict[str, object] = {"backend": source.backend, "model": source.model, "status": status}
     match status:
-        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+        case _ if _is_about_key(status, clues):
             return _refused_credential(status, source, context)
-        case HTTPStatus.PAYMENT_REQUIRED:
-            return ModelOutOfCredit(f"{said}; the account has no credit left", **context)
-        case HTTPStatus.TOO_MANY_REQUESTS if any(clue in clues for clue in _OUT_OF_CREDIT):
+        case _ if _is_about_credit(status, clues):
             return ModelOutOfCredit(f"{said}; the account has no credit left", **context)
         case HTTPStatus.TOO_MANY_REQUESTS:
             return ModelRateLimited(said, retry_after_s=retry_after_s, **context)
@@ -97,6 +98,8 @@ def failure_of_status(
             return ModelMisconfigured(f"{said}; is the address right, and does it have {source.model!r}?", **context)
         case _ if any(clue in clues for clue in _TOO_LONG):
             return PromptTooLong(said, prompt_tokens=error.n_prompt_tokens, limit_tokens=error.n_ctx, **context)
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return PromptTooLong(said, prompt_tokens=None, limit_tokens=None, **context)
         case HTTPStatus.REQUEST_TIMEOUT | HTTPStatus.CONFLICT | HTTPStatus.TOO_EARLY:
             return ModelUnreachable(said, retry_after_s=retry_after_s, **context)
         case _ if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
@@ -107,6 +110,20 @@ def failure_of_status(
             return ModelRefusedInput(said, **context)
         case _:
             return ModelUnreachable(said, retry_after_s=retry_after_s, **context)
+
+
+def _is_about_key(status: int, clues: str) -> bool:
+    if status == HTTPStatus.BAD_REQUEST:
+        return any(clue in clues for clue in _WRONG_KEY)
+    return status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+
+def _is_about_credit(status: int, clues: str) -> bool:
+    if status == HTTPStatus.BAD_REQUEST:
+        return "credit balance" in clues  # Anthropic's
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return any(clue in clues for clue in _OUT_OF_CREDIT)
+    return status == HTTPStatus.PAYMENT_REQUIRED
 
 
 def _refused_credential(status: int, source: Source, context: dict[str, object]) -> ModelCredentialRefused:

@@ -10,17 +10,17 @@ import msgspec
 import structlog
 import trio
 
-from ..runtime import Actor, Message
-from ..runtime.errors import DeliveryFailure, Forbidden, NotFound, Unavailable
-from ..storage.sessions import Ok
-from .health import RecordProblem
-from .settings import LiveSettings
-from .skill_archive import unpack
-from .skill_files import FoundSkill, find_skills, list_files, read_skill
-from .skill_format import SKILL_FILE
-from .skill_shelf import UPLOAD_PREFIX, OnShelf, Shelf, Skill, Skipped, choose, sweep
-from .skill_sources import GitSource, LocalSource, clone, parse_source
-from .tools.jail import Jail
+from ...runtime import Actor, Message
+from ...runtime.errors import DeliveryFailure, Forbidden, NotFound, Unavailable
+from ...storage.sessions import Ok
+from ..health import RecordProblem
+from ..settings import LiveSettings
+from ..tools.jail import Jail
+from .archive import unpack
+from .files import FoundSkill, find_skills, list_files, read_skill
+from .format import SKILL_FILE
+from .shelf import UPLOAD_PREFIX, OnShelf, Shelf, Skill, Skipped, choose, sweep
+from .sources import GitSource, LocalSource, clone, parse_source
 
 log = structlog.get_logger()
 

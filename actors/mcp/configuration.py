@@ -1,0 +1,175 @@
+"""The configured MCP servers: `mcp_servers.json` in the home folder, with the names of PocketPaw 0.4.
+
+Invariant: what cannot be read is not written over, and what is not understood stays in the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import msgspec
+
+from ...config.document import UnreadableFileError, read_document
+from ...config.private_file import tighten, write_private
+from ...config.setting import MASK
+from ...runtime.errors import InvalidInput
+
+FILE = "mcp_servers.json"
+
+Transport = Literal["stdio", "http", "streamable-http", "sse"]
+"""`http` is streamable HTTP, or SSE where the server is too old for that."""
+
+ServerName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Text = Annotated[str, msgspec.Meta(max_length=32_768, pattern=r"^[^\x00]*$")]
+Url = Annotated[str, msgspec.Meta(pattern=r"^$|^https?://[^\s/?#]+\S*$")]
+Header = Annotated[str, msgspec.Meta(max_length=32_768, pattern=r"^[ -~]*$")]
+
+CONNECT_S = 15.0
+Timeout = Annotated[float, msgspec.Meta(gt=0, le=600)]
+
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|AUTH|CREDENTIAL|COOKIE|HEADER|DSN|CONN", re.IGNORECASE)
+LONG_ENOUGH = 12
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One server. `env` is its environment; in `headers` and `url`, `${NAME}` stands for the value of one of them."""
+
+    name: ServerName
+    transport: Transport = "stdio"
+    command: Text = ""
+    args: tuple[Text, ...] = ()
+    url: Url = ""
+    env: dict[VariableName, Text] = {}
+    headers: dict[str, Header] = {}
+    enabled: bool = True
+    timeout: Timeout = CONNECT_S
+    """Seconds that it may take to start and to say what it offers."""
+
+    def __repr__(self) -> str:
+        return f"<ServerConfig {self.name}>"  # the rest may be secret
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("name", self.name)]
+
+    @property
+    def is_local(self) -> bool:
+        return self.transport == "stdio"
+
+    def check(self) -> ServerConfig:
+        """Return itself; raises InvalidInput if it lacks what its transport needs."""
+        if self.is_local and not self.command.strip():
+            raise InvalidInput("command: a stdio server needs the program to run", field="command")
+        if not self.is_local and not self.url:
+            raise InvalidInput(f"url: a server over {self.transport} needs an address", field="url")
+        missing = [name for text in (self.url, *self.headers.values()) for name in self._missing(text)]
+        if missing:
+            raise InvalidInput(f"env: {', '.join(missing)} is used but has no value", field="env")
+        return self
+
+    def filled(self, text: str) -> str:
+        """Return `text` with the variables in it replaced."""
+        return _VARIABLE.sub(lambda match: self.env[match[1]], text)
+
+    def secrets(self) -> Iterator[str]:
+        """Yield the exact texts that no log, error or answer may show."""
+        for name, value in (*self.env.items(), *self.headers.items()):
+            if is_secret(name, value) and not _VARIABLE.search(value):
+                yield value
+                yield value.rpartition(" ")[2]  # of "Bearer …"
+
+    def _missing(self, text: str) -> list[str]:
+        return [name for name in _VARIABLE.findall(text) if not self.env.get(name)]
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable looks as if it held a credential: to hide `production` would blacken every log."""
+    looks_random = len(value) >= LONG_ENOUGH and any(map(str.isdigit, value)) and not re.search(r"[\s/]", value)
+    return bool(SECRET_NAME.search(name)) or looks_random
+
+
+class Servers(msgspec.Struct, frozen=True):
+    """What the file holds. `problems` says what in it could not be understood."""
+
+    by_name: Mapping[str, ServerConfig]
+    problems: tuple[str, ...] = ()
+
+
+Entries = list[dict[str, object]]
+Values = Mapping[str, str]
+
+
+def load(path: Path) -> Servers:
+    """Read the file; one that is not there holds no server. Raises UnreadableFileError."""
+    _, entries = _read(path)
+    return _understood(entries)
+
+
+def change(path: Path, edit: Callable[[Entries], None]) -> Servers:
+    """Read the file, edit its entries, write it whole or not at all.
+
+    Raises:
+        UnreadableFileError, OSError: and nothing was written; nor if `edit` raises.
+    """
+    values, entries = _read(path)
+    edit(entries)
+    servers = _understood(entries)
+    data = msgspec.json.format(msgspec.json.encode({**values, "servers": entries}), indent=2)
+    write_private(path, data + b"\n")
+    return servers
+
+
+def put(entries: Entries, config: ServerConfig) -> None:
+    """Add `config`, or put it in the place of the one of its name. A value written back masked stays as it was."""
+    known = find(entries, config.name)
+    if known is None:
+        known = dict[str, object]()
+        entries.append(known)
+    written = unmasked(config, cast("Values", known.get("env", {})), cast("Values", known.get("headers", {})))
+    known.update(msgspec.to_builtins(written.check()))
+
+
+def unmasked(config: ServerConfig, env: Values, headers: Values) -> ServerConfig:
+    """Put what is known in the place of values that were shown masked and written back so."""
+    return msgspec.structs.replace(
+        config,
+        env={name: env.get(name, value) if MASK in value else value for name, value in config.env.items()},
+        headers={name: headers.get(name, value) if MASK in value else value for name, value in config.headers.items()},
+    )
+
+
+def find(entries: Entries, name: str) -> dict[str, object] | None:
+    return next((entry for entry in entries if entry.get("name") == name), None)
+
+
+def _read(path: Path) -> tuple[dict[str, object], Entries]:
+    values = read_document(path).values
+    if values:
+        tighten(path)
+    entries = values.get("servers", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in cast("list[object]", entries)):
+        raise UnreadableFileError(path, 'expected {"servers": [{…}, …]}')
+    return values, cast("Entries", entries)
+
+
+def _understood(entries: Entries) -> Servers:
+    servers: dict[str, ServerConfig] = {}
+    problems: list[str] = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            config = msgspec.convert(entry, ServerConfig).check()
+        except msgspec.ValidationError as error:
+            problems.append(f"server {number} ({entry.get('name', 'without a name')}): {error}")
+            continue
+        except InvalidInput as error:
+            problems.append(f"server {number} ({entry['name']}): {error.detail}")
+            continue
+        if config.name in servers:
+            problems.append(f"server {number} ({config.name}): there is one of that name already")
+        else:
+            servers[config.name] = config
+    return Servers(servers, tuple(problems))

@@ -1,0 +1,1 @@
+"""Skills: folders with instructions that the agent reads when a task calls for them; their installation."""
