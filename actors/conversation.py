@@ -20,6 +20,7 @@ from ..storage.history import GetTurnHistory, HistoryMessage
 from ..storage.summaries import GetSummary, KeepSummary, Summary
 from ..storage.turns import Turn
 from .memory import RecallFor
+from .models.catalogue import answers_with_embedded
 from .models.protocol import ChatMessage, Generate, TextDelta, Usage
 from .skills.keeper import ListSkills
 from .tools.jail import Jail
@@ -177,7 +178,7 @@ class Conversation:
         if not older:
             return []
         content, spent = "", list[Usage]()
-        if settings.compaction_llm_summarize:
+        if settings.compaction_llm_summarize and not answers_with_embedded(settings):
             content, spent = await self._summarize(older)
         if not content:
             content = _shortened(older, self._summary, settings.compaction_summary_chars)

@@ -14,7 +14,7 @@ from ..runtime import Actor, Done, Message
 from ..runtime.errors import InvalidInput, PocketPawError
 from ..storage.memories import AddMemory, CountMemories, MarkMemoriesUsed, Memory
 from ..storage.recollection import CANDIDATES, PickMemories, SearchMemories
-from .models.catalogue import configured
+from .models.catalogue import answers_with_embedded
 from .models.protocol import ChatMessage, Generate, TextDelta
 from .settings import ChangeSettings
 
@@ -153,7 +153,7 @@ class MemoryKeeper(Actor):
 
     async def learn_from(self, message: LearnFrom) -> Done:
         settings = self._live.current
-        if settings.file_auto_learn and not (message.provenance or self.provenance or _is_too_small(settings)):
+        if settings.file_auto_learn and not (message.provenance or self.provenance or answers_with_embedded(settings)):
             if len(self._lessons) == LEARN_QUEUE:
                 dropped = self._lessons.popleft()
                 log.info("a turn is not learned from: too many wait", actor=self.path, session=dropped.session_id)
@@ -192,7 +192,7 @@ class MemoryKeeper(Actor):
                 f"memory_backend is {settings.memory_backend!r}, which is not installed: "
                 f"memories are kept as with {BACKEND!r}"
             )
-        if settings.file_auto_learn and _is_too_small(settings):
+        if settings.file_auto_learn and answers_with_embedded(settings):
             hints.append("nothing is learned: the embedded model is too small for it; set up another backend")
         return MemorySettings(BACKEND, settings.file_auto_learn, "; ".join(hints))
 
@@ -258,9 +258,3 @@ def read_facts(answer: str) -> list[str]:
     if len(facts) > FACTS_LIMIT or any(len(fact) > FACT_CHARS for fact in facts):
         raise InvalidInput(f"the model wrote more than {FACTS_LIMIT} notes of up to {FACT_CHARS} characters")
     return [fact for fact in facts if fact.strip()]
-
-
-def _is_too_small(settings: Settings) -> bool:
-    """Whether the model that would be asked is the embedded one, which makes facts up."""
-    backends = configured(settings).backends
-    return not backends or backends[0].is_embedded

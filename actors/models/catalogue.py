@@ -267,6 +267,12 @@ def _problem(name: str, settings: Settings, *, is_model_named: bool = False) -> 
     return f"which needs {_listed(missing)}" if missing else ""
 
 
+def answers_with_embedded(settings: Settings) -> bool:
+    """Whether the first model that is asked is the embedded one, which is too small to take notes or to sum up."""
+    backends = configured(settings).backends
+    return not backends or backends[0].is_embedded
+
+
 def _named(settings: Settings) -> Iterable[tuple[str, str]]:
     yield "agent_backend", _resolve(settings.agent_backend, settings)
     for name in settings.fallback_backends:
