@@ -33,6 +33,11 @@ Events = list[tuple[str, dict[str, object]]]
 ANN = Principal("ann", frozenset({"admin"}))
 GUEST = Principal("guest", frozenset({"chat"}))
 TEST_LIMIT_S = 20.0
+A_MODEL_SERVER = {
+    "agent_backend": "openai_compatible",
+    "openai_compatible_base_url": "http://127.0.0.1:1/v1",
+    "openai_compatible_model": "big enough to sum up",
+}
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -181,7 +186,7 @@ OpenHouse = Callable[..., AbstractAsyncContextManager[House]]
 def house(live: LiveSettings, make_store: Callable[[], Supervisor], running: Running) -> OpenHouse:
     @asynccontextmanager
     async def open_house(script: Script, deeds: Deeds, boot: str = "b-1", **settings: object) -> AsyncGenerator[House]:
-        changed = msgspec.structs.replace(live.current, **settings)
+        changed = msgspec.structs.replace(live.current, **{**A_MODEL_SERVER, **settings})
         live.loaded = msgspec.structs.replace(live.loaded, settings=changed)
         catalogue = Catalogue()
         catalogue.add(Bench.infos("tools/bench"))
