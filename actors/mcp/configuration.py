@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -81,6 +82,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             if is_secret(name, value) and not _VARIABLE.search(value):
                 yield value
                 yield value.rpartition(" ")[2]  # of "Bearer …"
+        if password := urlsplit(self.url).password:
+            yield password
 
     def _missing(self, text: str) -> list[str]:
         return [name for name in _VARIABLE.findall(text) if not self.env.get(name)]

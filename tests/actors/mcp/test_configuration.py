@@ -118,6 +118,11 @@ def test_a_header_is_secret_with_and_without_its_scheme() -> None:
     assert set(config.secrets()) == {"Bearer abc-123456", "abc-123456"}
 
 
+def test_a_password_in_the_address_is_secret() -> None:
+    config = ServerConfig(name="a", transport="sse", url="https://ann:pass-word-1@example.org/sse")
+    assert set(config.secrets()) == {"pass-word-1"}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import trio
@@ -283,3 +285,11 @@ def supervisor(mcp: Mcp) -> SupervisorNode:
     node = mcp.system.node("mcp/servers")
     assert isinstance(node, SupervisorNode)
     return node
+
+
+def test_a_daemon_without_a_server_does_not_load_what_they_need() -> None:
+    code = (
+        "import sys, pocketpaw.actors.mcp.keeper, pocketpaw.http.mcp; print({'mcp', 'pydantic'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
