@@ -18,6 +18,7 @@ from ..runtime.errors import NeedsOperator, PocketPawError
 from ..runtime.node import Node
 from ..storage.failures import DatabaseDamaged, DatabaseDisplaced
 from ..storage.soundness import CheckStorage, ProbeStorage
+from .mcp.protocol import GetMcpProblems
 from .models.router import CheckBackends
 from .settings import LiveSettings
 
@@ -179,6 +180,13 @@ async def models(around: Surroundings) -> list[Finding]:
         Finding(status, f"the model backend {backend.name} is not available: {backend.detail}", hint, backend.name)
         for backend in missing
     ]
+
+
+@check("MCP servers", "mcp", every_s=60.0)
+async def mcp_servers(around: Surroundings) -> list[Finding]:
+    """What is configured can be used."""
+    hint = "Correct mcp_servers.json in the home folder, then restart the daemon, or change a server through the API."
+    return [Finding("warning", text, hint, text) for text in await around.ask(GetMcpProblems())]
 
 
 @check("Actors", "runtime", every_s=10.0)

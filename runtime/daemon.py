@@ -104,7 +104,9 @@ def tree(parts: Parts) -> Supervisor:
             Supervisor(
                 "mcp",
                 [
-                    DynamicSupervisor("servers", backoff=CONNECTOR, probe_s=60.0),
+                    DynamicSupervisor(
+                        "servers", backoff=CONNECTOR, max_restarts=10, max_seconds=600.0, probe_s=60.0
+                    ),
                     Child(McpKeeper, live, catalogue, id="keeper", on_limit="park", probe_s=30.0),
                 ],
                 strategy="rest_for_one",

@@ -70,6 +70,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         missing = [name for text in (self.url, *self.headers.values()) for name in self._missing(text)]
         if missing:
             raise InvalidInput(f"env: {', '.join(missing)} is used but has no value", field="env")
+        try:
+            _ = urlsplit(self.filled(self.url)).port
+        except ValueError as error:
+            raise InvalidInput(f"url: {error}", field="url") from None
         return self
 
     def filled(self, text: str) -> str:
@@ -82,7 +86,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             if is_secret(name, value) and not _VARIABLE.search(value):
                 yield value
                 yield value.rpartition(" ")[2]  # of "Bearer …"
-        if password := urlsplit(self.url).password:
+        if password := urlsplit(self.filled(self.url)).password:
             yield password
 
     def _missing(self, text: str) -> list[str]:

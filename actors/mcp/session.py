@@ -257,6 +257,8 @@ class Session:
         for cause in causes:
             if isinstance(cause, httpx2.HTTPStatusError):
                 return TransientFailure(f"it answered with HTTP {cause.response.status_code}")
+            if isinstance(cause, httpx2.InvalidURL):
+                return NeedsOperator(f"its address cannot be used: {cause}")
             if isinstance(cause, ValidationError):
                 return TransientFailure("what it says is not MCP")
             if isinstance(cause, OSError | httpx2.HTTPError | MCPError):

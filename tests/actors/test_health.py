@@ -25,11 +25,13 @@ from pocketpaw.actors.health import (
     RunChecks,
 )
 from pocketpaw.actors.journal import KEPT, Journal
+from pocketpaw.actors.mcp.keeper import McpKeeper
 from pocketpaw.actors.models.router import BackendState, CheckBackends
 from pocketpaw.actors.reporter import Reporter
 from pocketpaw.actors.settings import LiveSettings
+from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.config.logs import Redactor
-from pocketpaw.runtime import Actor, ActorSystem, Child, Done, Message, Report, Supervisor
+from pocketpaw.runtime import Actor, ActorSystem, Child, Done, DynamicSupervisor, Message, Report, Supervisor
 from pocketpaw.runtime.errors import NeedsOperator, PocketPawError, Unavailable
 from pocketpaw.storage.error_log import ErrorRecord, ListErrors
 from pocketpaw.storage.supervision_log import ListSupervisionEvents, RecordSupervisionEvents
@@ -84,7 +86,9 @@ def daemon(live: LiveSettings, store: Supervisor, running: Running) -> OpenDaemo
     @asynccontextmanager
     async def open_daemon(*more: Child) -> AsyncGenerator[ActorSystem]:
         reporter = Reporter(Redactor(lambda: live.secrets))
-        tree = Supervisor("root", [Child(Attacher, reporter), store, Child(Health, live), ROUTER, *more])
+        keeper = Child(McpKeeper, live, Catalogue(), id="keeper")
+        mcp = Supervisor("mcp", [DynamicSupervisor("servers"), keeper])
+        tree = Supervisor("root", [Child(Attacher, reporter), store, Child(Health, live), ROUTER, mcp, *more])
         async with running(tree, reporter.report) as system:
             yield system
 

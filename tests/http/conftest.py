@@ -16,6 +16,7 @@ from pocketpaw.actors.guard import Guard
 from pocketpaw.actors.health import Health
 from pocketpaw.actors.identity import Identity, IdentityKeeper
 from pocketpaw.actors.inspector import Inspector
+from pocketpaw.actors.mcp.keeper import McpKeeper
 from pocketpaw.actors.memory import MemoryKeeper
 from pocketpaw.actors.models.installer import Installer
 from pocketpaw.actors.models.protocol import Finished, Generate, GenerationEvent, TextDelta, ThinkingDelta, Usage
@@ -23,6 +24,7 @@ from pocketpaw.actors.models.router import BackendState, CheckBackends
 from pocketpaw.actors.settings import LiveSettings, SettingsKeeper
 from pocketpaw.actors.skills.keeper import Skills
 from pocketpaw.actors.tools.catalogue import Catalogue
+from pocketpaw.actors.tools.gate import Gate
 from pocketpaw.config import open_home
 from pocketpaw.http.listener import Http
 from pocketpaw.runtime import Actor, ActorSystem, Child, DynamicSupervisor, Supervisor
@@ -138,7 +140,8 @@ def serve(tmp_path: Path) -> Serve:
         home = open_home(tmp_path / "home")
         live = LiveSettings(home, {}, {"web_port": 0, "agent_backend": "embedded", **UNLIMITED, **settings})
         storage = Storage(home.database_url(live.current))
-        context = AgentContext(live, Identity(home.identity), Catalogue(), "boot-1")
+        catalogue = Catalogue()
+        context = AgentContext(live, Identity(home.identity), catalogue, "boot-1")
         model, urls = ScriptedModel(), list[str]()
         tree = Supervisor(
             "root",
@@ -154,6 +157,8 @@ def serve(tmp_path: Path) -> Serve:
                 Child(Guard, live),
                 Child(Inspector, live),
                 Supervisor("models", [Child(FakeRouter, model, id="router"), Child(Installer, live)]),
+                Supervisor("mcp", [DynamicSupervisor("servers"), Child(McpKeeper, live, catalogue, id="keeper")]),
+                Supervisor("tools", [Child(Gate, live, catalogue, "boot-1")]),
                 DynamicSupervisor("agents", partial(Agent, context=context)),
                 Child(Http, live, urls.append),
             ],

@@ -64,6 +64,8 @@ def test_a_file_that_cannot_be_read_is_not_empty_and_is_never_written_over(path:
         ({"name": "a"}, "server 1 (a): command: a stdio server needs the program to run"),
         ({"name": "a", "transport": "sse"}, "server 1 (a): url: a server over sse needs an address"),
         ({"name": "a", "transport": "http", "url": "ftp://x"}, "server 1 (a): Expected `str` matching regex"),
+        ({"name": "a", "transport": "http", "url": "http://[x"}, "server 1 (a): url: Invalid IPv6 URL"),
+        ({"name": "a", "transport": "http", "url": "http://x:99999"}, "server 1 (a): url: Port out of range 0-65535"),
         ({"name": "a", "transport": "pigeon"}, "server 1 (a): Invalid enum value 'pigeon'"),
         (
             {"name": "a", "transport": "http", "url": "http://x/${KEY}"},
