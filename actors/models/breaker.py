@@ -1,4 +1,8 @@
-"""A circuit breaker: a backend that keeps failing is left alone for a while, then tried by one request."""
+"""A circuit breaker: a backend that keeps failing is left alone for a while, then tried by one request.
+
+It spares a wait to those who have another backend to go to; where there is none, the one that failed is asked all the
+same, as nothing can be lost by it.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +41,13 @@ class Breaker:
         return "half_open" if trio.current_time() >= self._opened_until else "open"
 
     @contextmanager
-    def attempt(self) -> Generator[None]:
+    def attempt(self, *, has_fallback: bool) -> Generator[None]:
         """Count what becomes of the block: an end is a success, and whoever is cancelled or leaves counts for nothing.
 
-        Raises: ModelSuspended
+        Raises: ModelSuspended, if there is a backend to go to instead.
         """
         is_probe = self.state == "half_open"
-        if self.state == "open" or (is_probe and self._is_probed):
+        if has_fallback and (self.state == "open" or (is_probe and self._is_probed)):
             raise self.refusal()
         self._is_probed = self._is_probed or is_probe
         try:

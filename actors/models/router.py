@@ -100,7 +100,7 @@ class Router(Actor):
                 has_begun = False
                 has_fallback = backend is not backends[-1]
                 try:
-                    with breakers[backend].attempt():
+                    with breakers[backend].attempt(has_fallback=has_fallback):
                         async with aclosing(self._ask(backend, message, has_fallback=has_fallback)) as events:
                             async for event in events:
                                 has_begun = True

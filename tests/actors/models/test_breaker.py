@@ -18,13 +18,26 @@ GONE = ModelUnreachable("it is gone")
 
 
 def fail(breaker: Breaker, error: PocketPawError = GONE) -> None:
-    with pytest.raises(type(error)), breaker.attempt():
+    with pytest.raises(type(error)), breaker.attempt(has_fallback=True):
         raise error
 
 
 def succeed(breaker: Breaker) -> None:
-    with breaker.attempt():
+    with breaker.attempt(has_fallback=True):
         pass
+
+
+async def test_it_holds_nobody_up_who_has_nowhere_else_to_go() -> None:
+    breaker = Breaker("a")
+    for _ in range(20):
+        fail(breaker)
+        if breaker.state == "open":
+            break
+    with pytest.raises(ModelSuspended), breaker.attempt(has_fallback=True):
+        pass
+    with breaker.attempt(has_fallback=False):
+        pass
+    assert breaker.state == "closed"
 
 
 async def test_it_opens_after_so_many_failures_in_a_row(autojump_clock: trio.testing.MockClock) -> None:
@@ -47,7 +60,7 @@ async def test_one_probe_decides_after_the_cool_down(autojump_clock: trio.testin
         fail(breaker)
     await trio.sleep(COOL_DOWN_S)
     assert breaker.state == "half_open"
-    with breaker.attempt(), pytest.raises(ModelSuspended, match="while one request tries it"):
+    with breaker.attempt(has_fallback=True), pytest.raises(ModelSuspended, match="while one request tries it"):
         succeed(breaker)
     assert breaker.state == "closed"
     for _ in range(FAILURES):
@@ -62,7 +75,7 @@ async def test_a_probe_that_is_cancelled_decides_nothing(autojump_clock: trio.te
     for _ in range(FAILURES):
         fail(breaker)
     await trio.sleep(COOL_DOWN_S)
-    with trio.move_on_after(1), breaker.attempt():
+    with trio.move_on_after(1), breaker.attempt(has_fallback=True):
         await trio.sleep_forever()
     assert breaker.state == "half_open"
     succeed(breaker)
