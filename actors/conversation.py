@@ -123,6 +123,7 @@ class Conversation:
         if self._agent.shared.catalogue.offer(self._agent.shared.live.current):
             head.append(ChatMessage("system", await self._tool_rules(), for_tools=True))
         question = await self._question(turn)
+        provenance.update(f"file {path}" for path in question.images)  # what stands in a picture gives no orders either
         return [*head, *(one.message for one in said), question], provenance, spent
 
     async def _memories(self, turn: Turn) -> str:
@@ -226,9 +227,11 @@ def shown(text: str, source: str) -> str:
     """
     if len(text) > OUTPUT_SHOWN:
         text = f"{text[:OUTPUT_SHOWN]}\n[{len(text) - OUTPUT_SHOWN} characters more are not shown]"
-    if not source:
-        return text
-    number = secrets.token_hex(4)
+    return marked(text, source, secrets.token_hex(4)) if source else text
+
+
+def marked(text: str, source: str, number: str) -> str:
+    """A text that others wrote, between marks that nobody can forge who does not know the number."""
     return f"<outside {number} source={source!r}>\n{text}\n</outside {number}>"
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 import trio
 
-from ..runtime.errors import ActorDied, PocketPawError
+from ..runtime.errors import ActorDied, InvalidInput, PocketPawError
 from ..storage.steps import AddStep, ListSteps, Step, StepCall
 from ..storage.tables import JsonObject
 from ..storage.turns import Turn
@@ -32,6 +32,9 @@ ENOUGH = "The limit of this turn is reached: no more tools. Answer now with what
 
 CALLS_LIMIT = 32
 """Of one step; a model that asks for more is told so."""
+
+ARGUMENTS_DEPTH = 32
+"""Of one call; where all that handles them has a limit, the first one says so."""
 
 EVENT_LIMIT = 10_000
 """Characters of an output that an event carries; the model is shown more, the store keeps more."""
@@ -81,6 +84,7 @@ class TurnLoop:
         self._limit = limit
         self._settings = agent.shared.live.current
         self._has_paragraph = True  # whether what is said next stands for itself
+        self._started: set[tuple[int, int]] = set()
         self._holds = 0
         self._left_s = 0.0
 
@@ -207,14 +211,15 @@ class TurnLoop:
 
     async def _call(self, step: Step, number: int, outputs: dict[int, ToolOutput]) -> None:
         agent, call = self._agent, step.tool_calls[number]
-        arguments = _arguments(call)
-        about: dict[str, object] = {"tool": call.name, "call_id": call.id, "input": agent.redacted(arguments or {})}
-        problem = ""
-        if arguments is None:
-            problem = "the arguments are not a JSON object: write them as one"
-        elif number >= CALLS_LIMIT:
+        arguments, problem = dict[str, object](), ""
+        try:
+            arguments = _arguments(call)
+        except InvalidInput as error:
+            problem = error.detail
+        if not problem and number >= CALLS_LIMIT:
             problem = f"more than {CALLS_LIMIT} calls at once: ask for the rest later"
-        if problem or arguments is None:
+        about: dict[str, object] = {"tool": call.name, "call_id": call.id, "input": agent.redacted(arguments)}
+        if problem:
             agent.say(self._turn, "tool_start", about)
             output = ToolOutput(problem, is_error=True)
         else:
@@ -247,7 +252,7 @@ class TurnLoop:
     async def _through_gate(self, use: UseTool, about: dict[str, object]) -> ToolOutput:
         agent, turn = self._agent, self._turn
         output = ToolOutput("the call gave no output", is_error=True)
-        is_held = has_started = False
+        is_held = False
         try:
             async with agent.stream(use, idle_timeout_s=math.inf) as events:
                 async for event in events:
@@ -260,9 +265,8 @@ class TurnLoop:
                         agent.be("waiting", tool=use.tool)
                         agent.say(turn, "approval_required", {**about, **_fields(event)})
                     elif isinstance(event, ToolStarted):
-                        has_started = True
                         agent.be("tool_running", tool=use.tool)
-                        agent.say(turn, "tool_start", about)
+                        self._tell_start(use, about)
                     elif isinstance(event, ToolProgress):
                         agent.say(turn, "tool_progress", {"call_id": about["call_id"], **_fields(event)})
                     else:
@@ -270,9 +274,14 @@ class TurnLoop:
         finally:
             if is_held:
                 self._release()
-        if not has_started:
-            agent.say(turn, "tool_start", about)
+        self._tell_start(use, about)
         return output
+
+    def _tell_start(self, use: UseTool, about: dict[str, object]) -> None:
+        """Once for each call, also where the gate is asked a second time, and where the call is not made."""
+        if (use.step, use.number) not in self._started:
+            self._started.add((use.step, use.number))
+            self._agent.say(self._turn, "tool_start", about)
 
     def _hold(self) -> None:
         """A person's time is not the turn's."""
@@ -301,11 +310,25 @@ def _told(call: StepCall, output: ToolOutput) -> ChatMessage:
     return ChatMessage("tool", f"ERROR: {text}" if output.is_error else text, tool_call_id=call.id)
 
 
-def _arguments(call: StepCall) -> dict[str, object] | None:
+def _arguments(call: StepCall) -> dict[str, object]:
+    """The arguments, if they are what a message can carry; raises InvalidInput."""
     try:
-        return msgspec.json.decode(call.arguments or "{}", type=dict[str, object])
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        return None
+        arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, object])
+    except (msgspec.DecodeError, RecursionError):
+        raise InvalidInput("the arguments are not a JSON object: write them as one") from None
+    _check(arguments, ARGUMENTS_DEPTH)
+    return arguments
+
+
+def _check(value: object, depth: int) -> None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidInput("there is a number of more than 64 bits in the arguments: write it as a text")
+    if isinstance(value, dict | list):
+        if not depth:
+            raise InvalidInput(f"the arguments are nested more than {ARGUMENTS_DEPTH} deep: write them flatter")
+        items = cast("dict[str, object]", value).values() if isinstance(value, dict) else cast("list[object]", value)
+        for item in items:
+            _check(item, depth - 1)
 
 
 def _fields(event: msgspec.Struct) -> dict[str, object]:

@@ -76,6 +76,14 @@ class OpenCall(Message[CallRecord], to="store/writer"):
     expires_at: datetime | None = None
 
 
+class FindCall(Message[CallRecord | None], to="store/writer"):
+    """Look up the call at a place, if there is one; like with OpenCall, one that was running is `interrupted`."""
+
+    turn_id: str
+    step: int
+    number: int
+
+
 class StartCall(Message[CallRecord], to="store/writer"):
     """Take an approved call to make it; in another state, or where its session was deleted, it is a conflict."""
 
@@ -200,6 +208,7 @@ _DECIDE = (
     .where(
         tool_calls.c.request_id == bindparam("of_request"),
         tool_calls.c.state == "waiting",
+        tool_calls.c.turn_id.is_not(None),
         tool_calls.c.expires_at > bindparam("now"),
     )
     .values(state=bindparam("new_state"), decided_by=bindparam("by"), decided_at=bindparam("now"))
@@ -230,6 +239,12 @@ def open_call(connection: Connection, message: OpenCall) -> CallRecord:
     ).inserted_primary_key
     assert inserted is not None
     return msgspec.structs.replace(_load(connection, inserted[0]), created=True)
+
+
+@command
+def find_call(connection: Connection, message: FindCall) -> CallRecord | None:
+    row = connection.execute(_BY_PLACE, msgspec.structs.asdict(message)).first()
+    return None if row is None else _found(connection, _read(row))
 
 
 @command
@@ -266,7 +281,9 @@ def decide_call(connection: Connection, message: DecideCall) -> CallRecord:
     decided = connection.execute(_DECIDE, decision).rowcount == 1
     call = _by_request(connection, message.request_id)
     if not decided:
-        state = "expired" if call.state == "waiting" else call.state
+        state = (
+            call.state if call.state != "waiting" else "expired" if call.turn_id else "of a session that was deleted"
+        )
         raise Conflict(f"the request {call.request_id!r} is {state}: it cannot be decided any more", state=state)
     if message.approved and message.scope != "once":
         grant = {

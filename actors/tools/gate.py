@@ -6,12 +6,13 @@ Invariant: a call is made only when the store says that this life of the gate ru
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 import structlog
@@ -19,7 +20,16 @@ import trio
 
 from ...config.logs import Redactor
 from ...runtime import Actor, Message
-from ...runtime.errors import ActorDied, DeliveryFailure, Forbidden, PocketPawError
+from ...runtime.errors import (
+    ActorDied,
+    Conflict,
+    DeliveryFailure,
+    Forbidden,
+    InvalidInput,
+    PocketPawError,
+    TooManyRequests,
+    Unavailable,
+)
 from ...runtime.message import StreamMessage
 from ...storage.grants import Grant, ListGrants
 from ...storage.tables import utc_now
@@ -28,6 +38,7 @@ from ...storage.tool_calls import (
     DecideCall,
     EndCall,
     ExpireCall,
+    FindCall,
     GetCall,
     GrantScope,
     ListWaitingCalls,
@@ -38,8 +49,10 @@ from ...storage.tool_calls import (
 from ..settings import LiveSettings
 from .catalogue import Catalogue
 from .jail import Jail
-from .policy import Call, Decision, decide, pattern_for
-from .protocol import Execute, ToolInfo, ToolOutput, ToolProgress
+from .policy import Call, Decision, decide, pattern_for, subject_of
+from .protocol import Execute, ToolEvent, ToolInfo, ToolOutput, ToolProgress
+
+R = TypeVar("R")
 
 log = structlog.get_logger()
 
@@ -47,6 +60,15 @@ EVENTS = "events"
 
 OUTPUT_LIMIT = 100_000
 """Characters of an output that are kept and told; executors have smaller limits of their own."""
+
+WAITING_LIMIT = 500
+"""Calls that may wait for people, of all sessions; the rest of what the gate can do at once is for their words."""
+
+LOOK_S = 15.0
+"""How often a call that waits is looked at, should nobody say that its session is gone."""
+
+STORE_PAUSES_S = (0.05, 0.5)
+"""Before the store is asked again for what it failed to do: its writer may just be starting anew."""
 
 LAST_WORDS_S = 0.5
 """To keep what came of a call that is cancelled; less than what a kill leaves to unwind."""
@@ -131,7 +153,7 @@ class Gate(Actor):
         self._catalogue = catalogue
         self._boot_id = boot_id
         self._redactor = Redactor(lambda: live.secrets)
-        self._waiting: dict[str, trio.Event] = {}
+        self._waiting: dict[str, set[trio.MemorySendChannel[None]]] = {}
 
     @property
     def _claim(self) -> str:
@@ -140,20 +162,20 @@ class Gate(Actor):
 
     async def use_tool(self, message: UseTool) -> AsyncGenerator[GateEvent]:
         tool = self._catalogue.get(message.tool)
-        if tool is None:
+        call = await (self._find(message) if tool is None else self._open(tool, message))
+        if call is None:
             yield ToolOutput(f"there is no tool {message.tool!r}", is_error=True)
             return
-        call = await self._open(tool, message)
         if call.state == "waiting":
             yield ApprovalRequired(call.request_id, call.reason, call.provenance, _iso(call))
             call = await self._decision(call)
         if call.state == "approved":
-            call = await self.ask(StartCall(call_id=call.id, claim=self._claim))
+            call = await self._ask_store(StartCall(call_id=call.id, claim=self._claim))
         elif call.state != "running" or not call.created:
             yield _stored(call)
             return
         yield ToolStarted()
-        async with aclosing(self._run(tool, call)) as events:
+        async with aclosing(self._run(call)) as events:
             async for event in events:
                 yield event
 
@@ -161,16 +183,18 @@ class Gate(Actor):
         call = await self.ask(GetCall(request_id=message.request_id))
         if not self.principal.may(call.scope):
             raise Forbidden(f"Missing required scope: {call.scope}", scope=call.scope)
-        call = await self.ask(
-            DecideCall(
-                request_id=message.request_id,
-                approved=message.approved,
-                scope=message.scope,
-                by=self.principal.name,
+        try:
+            call = await self.ask(
+                DecideCall(
+                    request_id=message.request_id,
+                    approved=message.approved,
+                    scope=message.scope,
+                    by=self.principal.name,
+                )
             )
-        )
+        finally:  # it may be on disk although its answer was lost
+            self._wake(message.request_id)
         log.info("a call was decided", tool=call.tool, request=call.request_id, state=call.state, by=call.decided_by)
-        self._wake(call.request_id)
         status = "approved" if message.approved else "denied"
         self._announce("approval_decided", call, f"{call.tool} was {status}")
         return Decided(status, call.request_id)
@@ -193,18 +217,24 @@ class Gate(Actor):
 
     # A call's way -----------------------------------------------------------------------------------------------------
 
+    async def _find(self, message: UseTool) -> CallRecord | None:
+        """What is known of a call whose tool is away, as those of MCP servers are while the daemon starts."""
+        return await self._ask_store(FindCall(turn_id=message.turn_id, step=message.step, number=message.number))
+
     async def _open(self, tool: ToolInfo, message: UseTool) -> CallRecord:
         """Decide, and keep the call as it was decided; one that was there before stays as it is."""
         settings = self._live.current
         subject = await self._subject(tool, message.arguments)
         grants: list[Grant] = []
         if tool.effect != "read" or tool.source:
-            grants = await self.ask(ListGrants(tool=tool.name, session_id=message.session_id))
+            grants = await self._ask_store(ListGrants(tool=tool.name, session_id=message.session_id))
         decision = decide(Call(tool, subject, self.principal, self.provenance), settings, grants)
         state, expires_at = _STATES[decision.verdict], None
         if state == "waiting":
+            if len(self._waiting) >= WAITING_LIMIT and await self._find(message) is None:
+                raise TooManyRequests(f"{WAITING_LIMIT} calls wait for approval already", retry_after_s=60)
             expires_at = utc_now() + timedelta(seconds=settings.approval_timeout_s)
-        call = await self.ask(
+        call = await self._ask_store(
             OpenCall(
                 request_id=f"a-{secrets.token_hex(8)}",
                 turn_id=message.turn_id,
@@ -241,28 +271,37 @@ class Gate(Actor):
         )
 
     async def _subject(self, tool: ToolInfo, arguments: dict[str, object]) -> str:
-        """What rules are matched against; a path is the one that it leads to."""
-        given = arguments.get(tool.subject) if tool.subject else ""
-        if not isinstance(given, str):
-            return ""  # whoever executes it says what is wrong with it
+        """What rules are matched against; a path is the one that it leads to, an address in its plainest form."""
+        given = subject_of(tool, arguments)
         if tool.subject == "path":
             return await trio.to_thread.run_sync(_real_path, Jail.of(self._live), given)
+        if tool.subject == "url":
+            return await trio.to_thread.run_sync(_plain_address, given)
         return given
 
     async def _decision(self, call: CallRecord) -> CallRecord:
         """Wait for a person's word, as long as the call may."""
         assert call.expires_at is not None
-        event = self._waiting.setdefault(call.request_id, trio.Event())
+        expires_at, request_id = call.expires_at, call.request_id
+        wake, woken = trio.open_memory_channel[None](1)  # who is woken while he looks will look again
+        waiting = self._waiting.setdefault(request_id, set())
+        waiting.add(wake)
         self._announce("approval_required", call, f"{call.tool} waits for approval: {call.reason}")
         try:
-            remaining_s = (call.expires_at - utc_now()).total_seconds()
-            with trio.move_on_after(max(0.0, remaining_s)):
-                await event.wait()
-            if event.is_set():
-                return await self.ask(GetCall(request_id=call.request_id))
-            return await self.ask(ExpireCall(call_id=call.id))
+            while call.state == "waiting":
+                if call.turn_id is None:
+                    raise Conflict("the session was deleted, so nobody can approve the call any more")
+                remaining_s = (expires_at - utc_now()).total_seconds()
+                if remaining_s <= 0:
+                    return await self._ask_store(ExpireCall(call_id=call.id))
+                with trio.move_on_after(min(remaining_s, LOOK_S)):
+                    await woken.receive()
+                call = await self._ask_store(GetCall(request_id=request_id))
+            return call
         finally:
-            self._waiting.pop(call.request_id, None)
+            waiting.discard(wake)
+            if not waiting and self._waiting.get(request_id) is waiting:
+                del self._waiting[request_id]
 
     def _announce(self, name: str, call: CallRecord, content: str) -> None:
         """Tell operators, who may not follow the session."""
@@ -270,40 +309,52 @@ class Gate(Actor):
         self.publish(EVENTS, name, {"event_type": name, "content": content, "metadata": about})
 
     def _wake(self, request_id: str) -> None:
-        event = self._waiting.get(request_id)
-        if event is not None:
-            event.set()
+        """Have those who wait for a word on the request look at it."""
+        for wake in self._waiting.get(request_id, ()):
+            with contextlib.suppress(trio.WouldBlock):  # they have been woken already
+                wake.send_nowait(None)
 
-    async def _run(self, tool: ToolInfo, call: CallRecord) -> AsyncGenerator[ToolProgress | ToolOutput]:
+    async def _run(self, call: CallRecord) -> AsyncGenerator[ToolProgress | ToolOutput]:
         """Have the call made, and keep what came of it before it is told."""
+        tool = self._catalogue.get(call.tool)
         try:
             output = ToolOutput("the tool gave no output", is_error=True)
             try:
-                execute = Execute(
-                    name=tool.name,
-                    arguments=call.arguments,
-                    session_id=call.session_id,
-                    turn_id=call.turn_id or "",
-                )
-                async with self.stream(execute, to=tool.address, idle_timeout_s=math.inf) as events:
+                async with aclosing(self._execute(tool, call)) as events:
                     async for event in events:
                         if isinstance(event, ToolOutput):
                             output = event
                         else:
-                            yield event
+                            yield msgspec.structs.replace(event, text=self._redactor.text(event.text))
             except ActorDied as error:
-                output = ToolOutput(f"the tool crashed, and may have had an effect: {error.detail}", is_error=True)
+                text = f"the tool crashed, and may have had an effect: {error.detail}"
+                output = ToolOutput(text, is_error=True, source=_teller(tool))
             except DeliveryFailure as error:
                 output = ToolOutput(f"the tool cannot be reached now: {error.detail}", is_error=True)
+            except InvalidInput as error:
+                output = ToolOutput(error.detail, is_error=True, source=tool.source if tool else "")
             except PocketPawError as error:
-                output = ToolOutput(error.detail, is_error=True)
+                output = ToolOutput(error.detail, is_error=True, source=_teller(tool))
             output = self._fit(output)
-            await self._end(call, "failed" if output.is_error else "done", output)
+            try:
+                await self._end(call, "failed" if output.is_error else "done", output)
+            except PocketPawError as error:  # told all the same, its source would be lost with it
+                output = ToolOutput(f"the call {ENDED['interrupted']} ({error.detail})", is_error=True)
         except BaseException:  # cancelled, or its reader has gone: nobody will wait for what becomes of it
             with trio.move_on_after(LAST_WORDS_S, shield=True):
                 await self._end(call, "interrupted", ToolOutput(""))
             raise
         yield output
+
+    async def _execute(self, tool: ToolInfo | None, call: CallRecord) -> AsyncGenerator[ToolEvent]:
+        if tool is None:
+            raise Unavailable(f"the tool {call.tool} is not there now")
+        execute = Execute(
+            name=tool.name, arguments=call.arguments, session_id=call.session_id, turn_id=call.turn_id or ""
+        )
+        async with self.stream(execute, to=tool.address, idle_timeout_s=math.inf) as events:
+            async for event in events:
+                yield event
 
     def _fit(self, output: ToolOutput) -> ToolOutput:
         """Without secrets, and no longer than what is kept."""
@@ -313,9 +364,18 @@ class Gate(Actor):
         return msgspec.structs.replace(output, text=text, source=self._redactor.text(output.source))
 
     async def _end(self, call: CallRecord, state: Literal["done", "failed", "interrupted"], output: ToolOutput) -> None:
-        await self.ask(
+        await self._ask_store(
             EndCall(call_id=call.id, claim=self._claim, state=state, output=output.text, source=output.source)
         )
+
+    async def _ask_store(self, request: Message[R]) -> R:
+        """Ask, and ask again where the store may just be starting anew. Asked twice, no call is made twice."""
+        for pause_s in STORE_PAUSES_S:
+            try:
+                return await self.ask(request)
+            except (Unavailable, DeliveryFailure):
+                await trio.sleep(pause_s)
+        return await self.ask(request)
 
 
 _STATES: dict[str, Literal["running", "waiting", "denied"]] = {"allow": "running", "ask": "waiting", "deny": "denied"}
@@ -325,9 +385,18 @@ def _stored(call: CallRecord) -> ToolOutput:
     """What came of a call that is over."""
     if call.state in ("done", "failed"):
         return ToolOutput(call.output or "", is_error=call.state == "failed", source=call.source or "")
+    if call.state == "running":
+        return ToolOutput("the call is being made already, for somebody else", is_error=True)
     if call.state == "denied" and call.decided_by is None:
         return ToolOutput(f"the call is not allowed: {call.reason}", is_error=True)
     return ToolOutput(f"the call {ENDED[call.state]}", is_error=True)
+
+
+def _teller(tool: ToolInfo | None) -> str:
+    """Who may have had a say in the text of a failure: where a page redirects to stands in it, too."""
+    if tool is None:
+        return ""
+    return tool.source or ("web" if tool.effect == "egress" else "")
 
 
 def _iso(call: CallRecord) -> str:
@@ -339,3 +408,13 @@ def _real_path(jail: Jail, path: str) -> str:
         return str(jail.resolve(path))
     except PocketPawError:  # whoever executes it says so
         return path
+
+
+def _plain_address(url: str) -> str:
+    from .egress import parse  # here: an HTTP client is 6 MB that not everybody needs
+
+    try:
+        parsed = parse(url)
+    except PocketPawError:  # whoever executes it says so
+        return url
+    return str(parsed.copy_with(raw_path=parsed.raw_path))

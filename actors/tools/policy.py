@@ -7,9 +7,9 @@ than asking, asking than allowing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -96,20 +96,43 @@ _WHY = {
 }
 
 
-def pattern_for(tool: ToolInfo, subject: str) -> str:
-    """What a grant for this call covers: the same subject again; of an address, all at its host; else the tool."""
+def subject_of(tool: ToolInfo, arguments: Mapping[str, object]) -> str:
+    """What rules and grants are matched against, as it was given, or as the tool takes it where it was left out.
+
+    Empty if the tool has none, or if it is no text: whoever executes the call says what is wrong with that.
+    """
     if not tool.subject:
         return ""
+    given = arguments[tool.subject] if tool.subject in arguments else _default(tool)
+    return given if isinstance(given, str) else ""
+
+
+def pattern_for(tool: ToolInfo, subject: str) -> str:
+    """What a grant for this call covers: the same subject again; of an address, all at its host.
+
+    An empty one covers every call of a tool that has no subject, and of another tool those that lack theirs.
+    """
     if tool.effect == "egress" and "://" in subject:
-        parts = urlsplit(subject)
+        try:
+            parts = urlsplit(subject)
+        except ValueError:  # no address, as whoever executes it says
+            return _escape(subject)
         return f"{_escape(f'{parts.scheme}://{parts.netloc}')}/*"
     return _escape(subject)
+
+
+def _default(tool: ToolInfo) -> object:
+    properties = tool.parameters.get("properties")
+    about = cast("dict[str, object]", properties).get(tool.subject) if isinstance(properties, dict) else None
+    return cast("dict[str, object]", about).get("default") if isinstance(about, dict) else None
 
 
 def _covers(grant: Grant, call: Call) -> bool:
     if grant.principal != call.principal.name or grant.tool != call.tool.name:
         return False
-    return not grant.pattern or _fits(grant.pattern, call, is_strict=True)
+    if not call.tool.subject:
+        return not grant.pattern
+    return _fits(grant.pattern, call, is_strict=True)
 
 
 def _provokers(call: Call) -> list[str]:
@@ -135,9 +158,12 @@ def _match(rules: Iterable[str], call: Call, *, is_strict: bool) -> str | None:
 
 
 def _fits(pattern: str, call: Call, *, is_strict: bool) -> bool:
-    """Whether the subject fits; strictly, a wildcard does not cover a command that may hold another one."""
+    """Whether the subject fits; strictly, a wildcard does not cover a command that may hold another one.
+
+    Of a tool without a subject nobody can say: then what denies or asks fits, and what allows does not.
+    """
     if not call.tool.subject:
-        return False
+        return not is_strict
     if is_strict and call.tool.effect == "execute" and _SHELL_SYNTAX.intersection(call.subject):
         return call.subject == _unescape(pattern)
     return fnmatchcase(call.subject, pattern)

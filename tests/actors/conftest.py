@@ -35,7 +35,8 @@ def make_store(live: LiveSettings) -> Callable[[], Supervisor]:
 
     def make() -> Supervisor:
         storage = Storage(live.home.database_url(live.current))
-        return Supervisor("store", [Child(StoreWriter, storage, id="writer"), Child(StoreReader, storage, id="reader")])
+        actors = [Child(StoreWriter, storage, id="writer"), Child(StoreReader, storage, id="reader")]
+        return Supervisor("store", actors, strategy="rest_for_one")
 
     return make
 

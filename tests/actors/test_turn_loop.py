@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -15,6 +16,7 @@ from pocketpaw.actors.agent import Accepted, Agent, AgentContext, Chat, ResumeTu
 from pocketpaw.actors.identity import Identity
 from pocketpaw.actors.models.protocol import Finished, Generate, GenerationEvent, TextDelta, ToolCallDelta, Usage
 from pocketpaw.actors.settings import LiveSettings
+from pocketpaw.actors.tools import gate
 from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.actors.tools.gate import DecideApproval, Gate, ListApprovals
 from pocketpaw.actors.tools.protocol import Execute, ToolOutput
@@ -22,6 +24,7 @@ from pocketpaw.actors.tools.toolbox import Arguments, Toolbox, tool
 from pocketpaw.runtime import Actor, ActorSystem, Child, DynamicSupervisor, Principal, Supervisor
 from pocketpaw.runtime.errors import Conflict, Forbidden
 from pocketpaw.storage.history import GetHistory
+from pocketpaw.storage.sessions import DeleteSession
 from pocketpaw.storage.tool_calls import CallRecord, ListCalls
 from pocketpaw.storage.turns import GetTurn, Turn
 from pocketpaw.storage.usage import GetUsage
@@ -278,6 +281,36 @@ async def test_what_goes_wrong_with_a_tool_is_told_to_the_model(house: OpenHouse
     assert told in script.told[0]
 
 
+class Nested(Call, frozen=True):
+    """A call with arguments that are nested, the deepest so that nobody could encode them."""
+
+    depth: int = 0
+
+    def json(self) -> str:
+        return f'{{"path":{"[" * self.depth}{"]" * self.depth}}}'
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (Call("put", {"path": "/x", "n": 2**80}), "more than 64 bits"),
+        (Call("put", {"path": "/x", "n": [-(2**63) - 1]}), "more than 64 bits"),
+        (Nested("put", depth=40), "nested more than 32 deep"),
+        (Nested("put", depth=940), "nested more than 32 deep"),
+        (Nested("put", depth=100_000), "not a JSON object"),
+    ],
+)
+async def test_arguments_that_no_message_can_carry_end_nothing(house: OpenHouse, odd: Call, told: str) -> None:
+    script = Script(use(odd, look("/y")), "I see.")
+    async with house(script, Deeds()) as home:
+        heard = await home.chat("go")
+        numbers = [home.system.cell(path, Chat).number for path in ("tools/gate", "agents/s-1")]
+    assert told in script.told[0]
+    assert "content of /y" in script.told[1]
+    assert heard[-1][1]["state"] == "done"
+    assert numbers == [1, 1]
+
+
 async def test_a_turn_that_never_ends_is_told_to_answer(house: OpenHouse) -> None:
     script = Script(*[use(Call("clock"))] * 10)
     async with house(script, Deeds(), agent_max_steps=3) as home:
@@ -415,6 +448,17 @@ async def test_what_content_from_outside_may_have_provoked_is_held_whatever_allo
     assert deeds.done == []
 
 
+async def test_what_a_picture_may_have_provoked_is_held(house: OpenHouse, tmp_path: Path) -> None:
+    picture = tmp_path / "letter.png"
+    picture.write_bytes(b"\x89PNG")
+    script, deeds = Script(use(put("/x"))), Deeds()
+    async with house(script, deeds, tools_allow=("put",), file_jail_path=str(tmp_path)) as home:
+        message = Chat(session_id="s-1", content="look", media=[str(picture)])
+        request = await home.held(await home.system.ask(message, principal=ANN))
+    assert request["provenance"] == [f"file {picture}"]
+    assert deeds.done == []
+
+
 async def test_a_rule_allows_what_nothing_from_outside_has_touched(house: OpenHouse) -> None:
     script, deeds = Script(use(put("/x"))), Deeds()
     async with house(script, deeds, tools_allow=("put(/x)",)) as home:
@@ -497,6 +541,35 @@ async def test_a_crash_of_the_gate_or_the_agent_makes_no_call_twice(house: OpenH
         turn = await home.turn(accepted.turn_id)
     assert deeds.done == ["/x"]
     assert turn.reply == "ok"
+
+
+async def test_a_crash_of_the_gate_lets_no_call_begin_twice_for_those_who_listen(
+    house: OpenHouse, eventually: Eventually
+) -> None:
+    script, deeds = Script(use(put("/x"))), Deeds()
+    deeds.barrier = trio.Event()
+    async with house(script, deeds, tools_allow=("put",)) as home:
+        accepted = await home.say("go")
+        await eventually(lambda: deeds.done)
+        home.system.cell("tools/gate", Chat).kill(RuntimeError("broke in my hands"))
+        heard = await home.hear(accepted)
+    assert names(heard) == ["stream_start", "tool_start", "tool_result", "chunk", "stream_end"]
+    assert deeds.done == ["begun /x"]
+
+
+async def test_a_session_that_is_deleted_while_a_call_waits_is_soon_free_again(
+    house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "LOOK_S", 0.05)
+    script, deeds = Script(use(put("/x"))), Deeds()
+    async with house(script, deeds) as home:
+        accepted = await home.say("go")
+        await home.held(accepted)
+        await home.system.ask(DeleteSession(session_id="s-1"))
+        again = await home.say("hello again")
+        heard = await home.hear(again)
+    assert heard[-1][1]["state"] == "done"
+    assert deeds.done == []
 
 
 # Long conversations ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pocketpaw.storage.tool_calls import (
     DecideCall,
     EndCall,
     ExpireCall,
+    FindCall,
     GetCall,
     GrantScope,
     ListCalls,
@@ -196,6 +197,26 @@ def test_a_call_of_a_session_that_was_deleted_is_not_made(write: Ask, read: Ask)
     write(DeleteSession(session_id="s-1"))
     with pytest.raises(Conflict, match="deleted"):
         write(StartCall(call_id=opened.id, claim="boot-1/1"))
+
+
+@pytest.mark.parametrize("scope", ["once", "session", "always"])
+def test_a_call_of_a_session_that_was_deleted_cannot_be_approved(write: Ask, read: Ask, scope: GrantScope) -> None:
+    begin(write)
+    write(call())
+    write(DeleteSession(session_id="s-1"))
+    with pytest.raises(Conflict, match="of a session that was deleted"):
+        write(decide(scope=scope))
+    assert read(ListGrants()) == []
+
+
+def test_a_call_is_found_at_its_place_as_it_stands(write: Ask) -> None:
+    begin(write)
+    place = FindCall(turn_id="t-1", step=0, number=0)
+    assert write(place) is None
+    opened = write(call("running"))
+    found = write(place)
+    assert found == msgspec.structs.replace(opened, state="interrupted", created=False)
+    assert write(place) == found
 
 
 def test_what_nobody_can_approve_any_more_is_not_listed(write: Ask, read: Ask) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pocketpaw.actors.tools.policy import PROFILES, Call, decide, is_offered, pattern_for
+from pocketpaw.actors.tools.policy import PROFILES, Call, decide, is_offered, pattern_for, subject_of
 from pocketpaw.actors.tools.protocol import Effect, ToolInfo
 from pocketpaw.config import Settings
 from pocketpaw.runtime import Principal
@@ -130,6 +130,36 @@ def test_a_grant_covers_the_same_and_no_more(
     assert verdict(info, covered, grants=(grant(info, pattern_for(info, given_for), "bob"),)) == "ask"
     if not_covered is not None:
         assert verdict(info, not_covered, grants=given) == "ask"
+
+
+def test_a_grant_for_a_call_without_its_subject_does_not_cover_the_whole_tool() -> None:
+    given = (grant(SHELL, pattern_for(SHELL, subject_of(SHELL, {"command": ["ls"]}))),)
+    assert verdict(SHELL, "rm -rf ~", grants=given) == "ask"
+    assert verdict(FOREIGN, grants=(grant(FOREIGN, "x"),)) == "ask"
+
+
+def test_a_rule_with_a_pattern_for_a_tool_without_a_subject_denies_or_asks_but_does_not_allow() -> None:
+    assert verdict(FOREIGN, tools_deny=("mcp__*(*)",)) == "deny"
+    assert verdict(tool("clock", "read"), tools_ask=("clock(x)",)) == "ask"
+    assert verdict(FOREIGN, tools_allow=("mcp__*(*)",)) == "ask"
+
+
+def test_the_subject_is_what_the_tool_takes_also_where_it_is_left_out() -> None:
+    schema: dict[str, object] = {"properties": {"path": {"default": "."}, "odd": True}}
+    listing = ToolInfo("list_files", "", schema, "tools/x", "read", "files:read", "path")
+    assert subject_of(listing, {}) == "."
+    assert subject_of(listing, {"path": "/a"}) == "/a"
+    assert subject_of(listing, {"path": None}) == ""
+    assert subject_of(ToolInfo("x", "", schema, "tools/x", "read", "chat", "odd"), {}) == ""
+    assert subject_of(WRITE, {}) == ""
+    assert subject_of(FOREIGN, {"": "x"}) == ""
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "https://\u2100.example/", "https://[x]/"])
+def test_what_is_no_address_is_granted_as_it_is(address: str) -> None:
+    given = (grant(FETCH, pattern_for(FETCH, address)),)
+    assert verdict(FETCH, address, grants=given) == "allow"
+    assert verdict(FETCH, "https://example.org/", grants=given) == "ask"
 
 
 def test_the_profile_says_what_is_offered_and_an_allowing_rule_adds_to_it() -> None:
