@@ -298,7 +298,7 @@ class Agent(Actor):
         await self._learn(job.turn, answer)
 
     async def _learn(self, turn: Turn, answer: Answer) -> None:
-        if self.shared.live.current.file_auto_learn and answer.state == "done":
+        if self.shared.live.current.file_auto_learn and answer.state == "done" and self.principal.may("memory"):
             lesson = LearnFrom(
                 session_id=turn.session_id, question=turn.content, reply=answer.text, provenance=answer.provenance
             )

@@ -15,8 +15,9 @@ import msgspec
 import structlog
 import trio
 
+from ..runtime import Principal
 from ..runtime.errors import PocketPawError
-from ..storage.history import GetTurnHistory, HistoryMessage
+from ..storage.history import ContextMessage, GetTurnHistory
 from ..storage.summaries import GetSummary, KeepSummary, Summary
 from ..storage.turns import Turn
 from .memory import RecallFor
@@ -71,11 +72,12 @@ BEGINNING = 500
 
 
 class Said(msgspec.Struct, frozen=True):
-    """A message, under the id of the question that it is or answers."""
+    """A message, under the id of the question that it is or answers; `author` is who asked, None if nobody knows."""
 
     question_id: int
     message: ChatMessage
     provenance: tuple[str, ...] = ()
+    author: Principal | None = None
 
 
 class Conversation:
@@ -90,7 +92,7 @@ class Conversation:
     def is_known(self) -> bool:
         return self._said is not None
 
-    def read(self, history: Iterable[HistoryMessage]) -> None:
+    def read(self, history: Iterable[ContextMessage]) -> None:
         """Begin with what the store has."""
         self._said = deque(_said(history), maxlen=HISTORY_LIMIT)
         self._summary = None
@@ -104,19 +106,26 @@ class Conversation:
         if self._said is None:
             return
         question_id = int(turn.message_id)
-        self._said.append(Said(question_id, ChatMessage("user", turn.content), tuple(turn.provenance)))
+        author = Principal(turn.principal, frozenset(turn.scopes))
+        self._said.append(Said(question_id, ChatMessage("user", turn.content), tuple(turn.provenance), author))
         if reply:
-            self._said.append(Said(question_id, ChatMessage("assistant", reply), tuple(provenance)))
+            self._said.append(Said(question_id, ChatMessage("assistant", reply), tuple(provenance), author))
 
     async def messages(self, turn: Turn) -> tuple[list[ChatMessage], set[str], list[Usage]]:
-        """What to tell the model at the begin of a turn, the provenance of it, and what summing up has cost."""
-        said = await self._load(turn)
-        spent = await self._compact(said)
+        """What to tell the model at the begin of a turn, the provenance of it, and what summing up has cost.
+
+        Whoever may not read sessions is told what they said themselves; what somebody said who may do less is marked.
+        """
+        whole = await self._load(turn)
+        spent = await self._compact(whole)
+        reader = self._agent.principal
+        may_read = reader.may("sessions")
+        said = [one for one in whole if may_read or one.author is None or one.author.name == reader.name]
         system = [await self._agent.shared.identity.text()]
-        if memories := await self._memories(turn):
+        if reader.may("memory") and (memories := await self._memories(turn)):
             system.append(f"What you remember of earlier conversations:\n{memories}")
-        provenance = {source for one in said for source in one.provenance}
-        if self._summary is not None:
+        provenance = {source for one in said for source in _provenance(one, reader)}
+        if self._summary is not None and may_read:
             provenance.update(self._summary.provenance)
             system.append(f"What was said before, summed up:\n{self._summary.content}")
         head = [ChatMessage("system", "\n\n".join(system))]
@@ -152,6 +161,9 @@ class Conversation:
         named = [path for path in turn.media if PurePath(path).suffix.lower() in PICTURES]
         if not named:
             return ChatMessage("user", turn.content)
+        if not self._agent.principal.may("files:read"):
+            note = "(a picture came with this, from somebody who may not have files read: it is not shown)"
+            return ChatMessage("user", f"{turn.content}\n{note}")
         jail = Jail.of(self._agent.shared.live)
         images, problems = await trio.to_thread.run_sync(_check, jail, named)
         return ChatMessage("user", "\n".join([turn.content, *problems]), images=tuple(images))
@@ -183,7 +195,8 @@ class Conversation:
             content, spent = await self._summarize(older)
         if not content:
             content = _shortened(older, self._summary, settings.compaction_summary_chars)
-        provenance = {source for one in older for source in one.provenance}
+        anybody = Principal("", frozenset({"admin"}))
+        provenance = {source for one in older for source in _provenance(one, anybody)}
         provenance.update(self._summary.provenance if self._summary else ())
         summary = Summary(str(older[-1].question_id), content[:SUMMARY_LIMIT], sorted(provenance))
         await self._agent.ask_store(
@@ -276,15 +289,19 @@ def _shortened(older: Sequence[Said], before: Summary | None, each: int) -> str:
     return "\n".join(lines)[-SUMMARY_LIMIT:]
 
 
-def _said(history: Iterable[HistoryMessage]) -> Iterable[Said]:
-    question_id = 0
-    for message in history:
-        if message.role == "user":
-            question_id = int(str(message.metadata["message_id"]))
-        if message.content:
-            sources = message.metadata.get("provenance", [])
-            provenance = msgspec.convert(sources, tuple[str, ...])
-            yield Said(question_id, ChatMessage(_role(message.role), message.content), provenance)
+def _said(history: Iterable[ContextMessage]) -> Iterable[Said]:
+    for one in history:
+        if one.content:
+            author = None if one.principal is None else Principal(one.principal, frozenset(one.scopes or ()))
+            yield Said(one.question_id, ChatMessage(_role(one.role), one.content), tuple(one.provenance), author)
+
+
+def _provenance(one: Said, reader: Principal) -> Iterable[str]:
+    """What a message brings along: its own, and its author where that one may do less than the reader."""
+    yield from one.provenance
+    author = one.author
+    if author is not None and author.name != reader.name and not all(map(author.may, reader.scopes)):
+        yield f"user {author.name}"
 
 
 def _role(role: str) -> Literal["user", "assistant"]:

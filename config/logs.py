@@ -31,7 +31,7 @@ REPEAT_WINDOW_S = 60.0
 """Of lines with the same event, level and actor, at most `REPEATS` are written in this time; the rest is counted."""
 
 REMEMBERED = 1000
-DEPTH = 8
+DEPTH = 40
 
 
 class Redactor:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..runtime.errors import Conflict, NotFound
 from ..runtime.message import Message
-from .history import HistoryMessage, read_context
+from .history import ContextMessage, read_context
 from .registry import command, query
 from .sessions import SessionId, count_message, open_session
 from .tables import UNFINISHED, AnyRow, JsonObject, messages, plain, tool_calls, turns, usage, utc_now
@@ -59,7 +59,7 @@ class TurnAdded(msgspec.Struct, frozen=True):
     turn: Turn
     created: bool
     session_created: bool
-    history: list[HistoryMessage]
+    history: list[ContextMessage]
 
 
 class AddTurn(Message[TurnAdded], to="store/writer"):
@@ -179,7 +179,9 @@ _BY_KEY = select(turns.c.id, turns.c.created_at).where(
 _EXPIRE_KEY = update(turns).where(_TURN_ID).values(idempotency_key=None)
 _INSERT = insert(turns)
 _INSERT_MESSAGE = insert(messages)
-_WAITS_FOR_A_PERSON = exists().where(tool_calls.c.turn_id == turns.c.id, tool_calls.c.state == "waiting")
+_WAITS_FOR_A_PERSON = exists().where(
+    tool_calls.c.turn_id == turns.c.id, tool_calls.c.state == "waiting", tool_calls.c.expires_at > bindparam("now")
+)
 _CLAIM = (
     update(turns)
     .where(_TURN_ID, UNFINISHED, turns.c.attempts < bindparam("max_attempts"))
@@ -216,7 +218,7 @@ def add_turn(connection: Connection, message: AddTurn) -> TurnAdded:
     if message.provenance:
         metadata["provenance"] = message.provenance
     message_id = _add_message(connection, message.session_id, message.turn_id, None, message.content, metadata, now)
-    history: list[HistoryMessage] = []
+    history: list[ContextMessage] = []
     if message.history_limit and not session_created:
         history = read_context(connection, message.session_id, message_id, message.history_limit)
     turn = Turn(

@@ -11,8 +11,11 @@ import msgspec
 from ...runtime.errors import InvalidInput
 from ...storage.search import SearchSessions
 from ..health import GetHealth
-from .protocol import Execute
+from .protocol import Execute, ToolOutput
 from .toolbox import Arguments, Toolbox, tool
+
+SESSIONS = "sessions"
+"""Says that others may have a part in what was found: who wrote in a session, and what was read there."""
 
 
 class CurrentTime(Arguments, frozen=True):
@@ -42,16 +45,17 @@ class DaemonTools(Toolbox):
         return f"{now:%A}, {now.isoformat(timespec='seconds')} ({now.tzname()})"
 
     @tool("read", "sessions", subject="query")
-    async def search_sessions(self, arguments: SearchSessionsArguments, call: Execute) -> str:
+    async def search_sessions(self, arguments: SearchSessionsArguments, call: Execute) -> ToolOutput:
         """Search all conversations with the user, this one too, for messages that hold certain words."""
         found = await self.ask(SearchSessions(q=arguments.query, limit=arguments.limit))
         if not found.sessions:
-            return "No message has all of these words. Fewer or other words may be found."
-        return "\n".join(
+            return ToolOutput("No message has all of these words. Fewer or other words may be found.")
+        lines = (
             f"- {match.title} (session {match.id}, last active {match.last_activity:%Y-%m-%d}): "
             f"{match.match_role} said: {match.match}"
             for match in found.sessions
         )
+        return ToolOutput("\n".join(lines), source=SESSIONS)
 
     @tool("read", "chat")
     async def daemon_health(self, arguments: DaemonHealth, call: Execute) -> str:

@@ -137,7 +137,7 @@ class Approval(msgspec.Struct, frozen=True):
 
 
 class ListApprovals(Message[list[Approval]], to="tools/gate"):
-    """List what waits for a person, oldest first."""
+    """List what waits for a person, oldest first: their own calls, and those that they might approve."""
 
     session_id: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
@@ -169,6 +169,9 @@ class Gate(Actor):
         if call.state == "waiting":
             yield ApprovalRequired(call.request_id, call.reason, call.provenance, _iso(call))
             call = await self._decision(call)
+        if call.state == "approved" and tool is not None and await self._is_denied_by_now(tool, message):
+            yield ToolOutput("the call is not allowed: the operator has denied it meanwhile", is_error=True)
+            return
         if call.state == "approved":
             call = await self._ask_store(StartCall(call_id=call.id, claim=self._claim))
         elif call.state != "running" or not call.created:
@@ -213,6 +216,7 @@ class Gate(Actor):
                 _iso(call),
             )
             for call in calls
+            if call.principal == self.principal.name or self.principal.may(call.scope)
         ]
 
     # A call's way -----------------------------------------------------------------------------------------------------
@@ -228,7 +232,8 @@ class Gate(Actor):
         grants: list[Grant] = []
         if tool.effect != "read" or tool.source:
             grants = await self._ask_store(ListGrants(tool=tool.name, session_id=message.session_id))
-        decision = decide(Call(tool, subject, self.principal, self.provenance), settings, grants)
+        asked = Call(tool, subject, self.principal, self.provenance, await self._place(tool, message.arguments))
+        decision = decide(asked, settings, grants)
         state, expires_at = _STATES[decision.verdict], None
         if state == "waiting":
             if len(self._waiting) >= WAITING_LIMIT and await self._find(message) is None:
@@ -247,7 +252,7 @@ class Gate(Actor):
                 scope=tool.scope,
                 principal=self.principal.name,
                 provenance=list(self.provenance),
-                pattern=pattern_for(tool, subject),
+                pattern=pattern_for(tool, asked.whole),
                 state=state,
                 reason=decision.reason,
                 claim=self._claim,
@@ -257,6 +262,11 @@ class Gate(Actor):
         if call.created:
             self._record(call, decision)
         return call
+
+    async def _is_denied_by_now(self, tool: ToolInfo, message: UseTool) -> bool:
+        """Whether the settings have come to deny what a person approved."""
+        call = Call(tool, await self._subject(tool, message.arguments), self.principal, self.provenance)
+        return decide(call, self._live.current, ()).verdict == "deny"
 
     def _record(self, call: CallRecord, decision: Decision) -> None:
         is_usual = decision.verdict == "allow" and call.effect == "read"
@@ -278,6 +288,15 @@ class Gate(Actor):
         if tool.subject == "url":
             return await trio.to_thread.run_sync(_plain_address, given)
         return given
+
+    async def _place(self, tool: ToolInfo, arguments: dict[str, object]) -> str:
+        """The folder that a command names, if it is not the one where commands are run anyway."""
+        folder = arguments.get("cwd")
+        if tool.subject != "command" or not isinstance(folder, str):
+            return ""
+        jail = Jail.of(self._live)
+        real = await trio.to_thread.run_sync(_real_path, jail, folder)
+        return "" if real == str(jail.root) else real
 
     async def _decision(self, call: CallRecord) -> CallRecord:
         """Wait for a person's word, as long as the call may."""

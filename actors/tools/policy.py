@@ -50,6 +50,13 @@ class Call(msgspec.Struct, frozen=True):
     subject: str
     principal: Principal
     provenance: Sequence[str]
+    place: str = ""
+    """Where a command is to be run, if not where commands are run by default."""
+
+    @property
+    def whole(self) -> str:
+        """What has to fit to be allowed: the same command does something else in another folder."""
+        return f"{self.subject}\n# in {self.place}" if self.place else self.subject
 
 
 def is_offered(tool: ToolInfo, settings: Settings) -> bool:
@@ -164,8 +171,8 @@ def _fits(pattern: str, call: Call, *, is_strict: bool) -> bool:
     """
     if not call.tool.subject:
         return not is_strict
-    if is_strict and call.tool.effect == "execute" and _SHELL_SYNTAX.intersection(call.subject):
-        return call.subject == _unescape(pattern)
+    if is_strict and call.tool.effect == "execute" and _SHELL_SYNTAX.intersection(call.whole):
+        return call.whole == _unescape(pattern)
     return fnmatchcase(call.subject, pattern)
 
 

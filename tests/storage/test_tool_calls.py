@@ -182,6 +182,13 @@ def test_waiting_for_a_person_is_no_attempt(write: Ask, read: Ask) -> None:
     assert read(ListWaitingCalls(session_id="s-2")) == []
 
 
+def test_waiting_for_nobody_is_an_attempt(write: Ask) -> None:
+    begin(write)
+    write(call(timeout_s=-1))
+    states = [write(ClaimTurn(turn_id="t-1", boot_id=f"boot-{boot}")).state for boot in range(2, 5)]
+    assert states == ["running", "running", "interrupted"]
+
+
 def test_the_record_of_a_call_outlives_its_session(write: Ask, read: Ask) -> None:
     begin(write)
     write(call("denied"))

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 import pytest
 from pocketpaw.runtime.errors import Conflict, NotFound
-from pocketpaw.storage.history import GetTurnHistory
+from pocketpaw.storage.history import GetHistory, GetTurnHistory
 from pocketpaw.storage.sessions import DeleteSession, GetSession
 from pocketpaw.storage.tables import turns, utc_now
 from pocketpaw.storage.turns import AddTurn, ClaimTurn, FinishTurn, GetTurn, ListSessionTurns, ListUnfinishedSessions
@@ -114,8 +114,10 @@ def test_a_stopped_turn_keeps_what_was_said(write: Ask, read: Ask) -> None:
     write(question())
     stop = FinishTurn(turn_id="t-1", boot_id="boot-1", state="stopped", content="half an ans")
     assert write(stop).reply == "half an ans"
-    (_, answer) = read(GetTurnHistory(turn_id=write(question("t-2")).turn.id))
+    (_, answer) = read(GetHistory(session_id="s-1"))
     assert (answer.content, answer.metadata["stopped"]) == ("half an ans", True)
+    (_, before) = read(GetTurnHistory(turn_id=write(question("t-2")).turn.id))
+    assert (before.content, before.principal, before.scopes) == ("half an ans", "ann", [])
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed", "interrupted"])

@@ -77,6 +77,17 @@ def test_a_wildcard_does_not_cover_a_command_that_may_hold_another(command: str)
     assert verdict(SHELL, command, grants=(grant(SHELL, pattern_for(SHELL, command)),)) == "allow"
 
 
+def test_what_is_allowed_in_one_folder_is_not_in_another() -> None:
+    here = Call(SHELL, "make test", ANN, ())
+    there = Call(SHELL, "make test", ANN, (), place="/home/ann/Downloads/evil")
+    given = (grant(SHELL, pattern_for(SHELL, here.whole)),)
+    assert decide(here, Settings(), given).verdict == "allow"
+    assert decide(there, Settings(), given).verdict == "ask"
+    assert decide(there, Settings(tools_allow=("shell(make *)",)), ()).verdict == "ask"
+    assert decide(there, Settings(), (grant(SHELL, pattern_for(SHELL, there.whole)),)).verdict == "allow"
+    assert decide(there, Settings(tools_deny=("shell(make *)",)), ()).verdict == "deny"
+
+
 def test_a_rule_may_name_who_asks() -> None:
     rules = ("key:*@read_file(/tmp/*)",)
     assert verdict(READ, "/tmp/x", principal=KEY, tools_deny=rules) == "deny"
