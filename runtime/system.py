@@ -139,8 +139,9 @@ class ActorSystem(Owner):
         principal: Principal | None = None,
         trace_id: str | None = None,
         sender: str = "",
+        provenance: tuple[str, ...] = (),
     ) -> R:
-        """Send `message` to its owner and wait for the answer.
+        """Send `message` to its owner and wait for the answer; `provenance` names outside content that provoked it.
 
         Raises:
             PocketPawError: the answer is a failure.
@@ -150,7 +151,8 @@ class ActorSystem(Owner):
         message_type = type(message)
         cell = self.cell(to or address_of(message), message_type)
         reply = Reply()
-        envelope = _envelope(message, message_type, reply, sender, principal, trace_id, self.now() + timeout_s)
+        deadline = self.now() + timeout_s
+        envelope = _envelope(message, message_type, reply, sender, principal, trace_id, deadline, provenance)
         self._deadlines.add(envelope, timeout_s, cell.path)
         try:
             if not cell.admit(envelope):
@@ -267,13 +269,13 @@ def _envelope(
     principal: Principal | None,
     trace_id: str | None,
     deadline: float,
+    provenance: tuple[str, ...] = (),
 ) -> Envelope:
     cause = current_envelope.get()
-    provenance: tuple[str, ...] = ()
     if cause is not None:
         principal = principal or cause.principal
         trace_id = trace_id or cause.trace_id
-        provenance = cause.provenance
+        provenance += cause.provenance
     return Envelope(
         message_type, encode(message), sender, reply, principal or SYSTEM, trace_id or "", deadline, provenance
     )

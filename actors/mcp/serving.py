@@ -29,8 +29,8 @@ Tell = Callable[[str], Awaitable[None]]
 
 CHANNEL = "mcp"
 REFERENCE = "#/$defs/{name}"
-REMEMBERED_FROM = "mcp client"
-"""Another program's model asks for that, whoever provoked it: such a memory has to be asked for."""
+CLIENT = "mcp client"
+"""Another program's model asks, whoever provoked it: what it says and has remembered gives no orders."""
 
 INSTRUCTIONS = """\
 PocketPaw is the user's personal agent on their home server. `chat` asks it to do something with its own tools and \
@@ -80,7 +80,7 @@ def new_session_id() -> str:
 
 async def chat(caller: Caller, message: Chat, tell: Tell) -> ChatAnswer:
     """Say something and wait for the whole reply. The turn goes on when nobody waits for it any more."""
-    accepted = await caller.ask(message)
+    accepted = await caller.system.ask(message, principal=caller.principal, sender="mcp", provenance=(CLIENT,))
     failure: PocketPawError | None = None
     with caller.system.bus.subscribe(session_topic(accepted.session_id), accepted.after) as events:
         async for event in events:
@@ -133,7 +133,7 @@ OFFERS: Mapping[str, Offer] = {
         message=AddMemory,
         scope="memory",
         arguments={"content": "One fact, as a sentence that makes sense by itself", "tags": "Words to find it by"},
-        fixed={"provenance": [REMEMBERED_FROM]},
+        fixed={"provenance": [CLIENT]},
         description="Keep something in PocketPaw's long-term memory.",
         effect="adds",
     ),

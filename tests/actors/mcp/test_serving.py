@@ -7,7 +7,7 @@ from typing import Any, cast
 import jsonschema
 import pytest
 from pocketpaw.actors.health import GetHealth
-from pocketpaw.actors.mcp.serving import OFFERS, REMEMBERED_FROM, Caller, Described, described, use
+from pocketpaw.actors.mcp.serving import CLIENT, OFFERS, Caller, Described, described, use
 from pocketpaw.runtime import ActorSystem, Message, Principal
 from pocketpaw.runtime.envelope import SYSTEM
 from pocketpaw.runtime.errors import Forbidden, InvalidInput, NotFound
@@ -97,7 +97,7 @@ async def test_a_call_is_a_message_and_its_answer_an_object() -> None:
 async def test_what_another_program_remembers_is_marked_as_such_whatever_it_says() -> None:
     caller = FakeCaller({}, "memory")
     await call(caller, "remember", content="Ann likes tea.")
-    assert caller.asked == [AddMemory(content="Ann likes tea.", provenance=[REMEMBERED_FROM])]
+    assert caller.asked == [AddMemory(content="Ann likes tea.", provenance=[CLIENT])]
     with pytest.raises(InvalidInput, match="has no argument provenance; it takes content, tags"):
         await call(caller, "remember", content="x", provenance=[])
 
