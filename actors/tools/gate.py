@@ -49,8 +49,9 @@ from ...storage.tool_calls import (
 from ..settings import LiveSettings
 from .catalogue import Catalogue
 from .jail import Jail
-from .policy import Call, Decision, decide, pattern_for, subject_of
+from .policy import Call, Decision, decide, pattern_for
 from .protocol import Execute, ToolEvent, ToolInfo, ToolOutput, ToolProgress
+from .subjects import place_of, subject_of
 
 R = TypeVar("R")
 
@@ -228,11 +229,10 @@ class Gate(Actor):
     async def _open(self, tool: ToolInfo, message: UseTool) -> CallRecord:
         """Decide, and keep the call as it was decided; one that was there before stays as it is."""
         settings = self._live.current
-        subject = await self._subject(tool, message.arguments)
         grants: list[Grant] = []
         if tool.effect != "read" or tool.source:
             grants = await self._ask_store(ListGrants(tool=tool.name, session_id=message.session_id))
-        asked = Call(tool, subject, self.principal, self.provenance, await self._place(tool, message.arguments))
+        asked = await self._asked(tool, message)
         decision = decide(asked, settings, grants)
         state, expires_at = _STATES[decision.verdict], None
         if state == "waiting":
@@ -265,8 +265,14 @@ class Gate(Actor):
 
     async def _is_denied_by_now(self, tool: ToolInfo, message: UseTool) -> bool:
         """Whether the settings have come to deny what a person approved."""
-        call = Call(tool, await self._subject(tool, message.arguments), self.principal, self.provenance)
-        return decide(call, self._live.current, ()).verdict == "deny"
+        asked = await self._asked(tool, message)
+        return decide(asked, self._live.current, ()).verdict == "deny"
+
+    async def _asked(self, tool: ToolInfo, message: UseTool) -> Call:
+        """The call as policy sees it."""
+        jail, arguments = Jail.of(self._live), message.arguments
+        subject, place = await subject_of(tool, arguments, jail), await place_of(tool, arguments, jail)
+        return Call(tool, subject, self.principal, self.provenance, place)
 
     def _record(self, call: CallRecord, decision: Decision) -> None:
         is_usual = decision.verdict == "allow" and call.effect == "read"
@@ -279,24 +285,6 @@ class Gate(Actor):
             decision=decision.verdict,
             reason=decision.reason,
         )
-
-    async def _subject(self, tool: ToolInfo, arguments: dict[str, object]) -> str:
-        """What rules are matched against; a path is the one that it leads to, an address in its plainest form."""
-        given = subject_of(tool, arguments)
-        if tool.subject == "path":
-            return await trio.to_thread.run_sync(_real_path, Jail.of(self._live), given)
-        if tool.subject == "url":
-            return await trio.to_thread.run_sync(_plain_address, given)
-        return given
-
-    async def _place(self, tool: ToolInfo, arguments: dict[str, object]) -> str:
-        """The folder that a command names, if it is not the one where commands are run anyway."""
-        folder = arguments.get("cwd")
-        if tool.subject != "command" or not isinstance(folder, str):
-            return ""
-        jail = Jail.of(self._live)
-        real = await trio.to_thread.run_sync(_real_path, jail, folder)
-        return "" if real == str(jail.root) else real
 
     async def _decision(self, call: CallRecord) -> CallRecord:
         """Wait for a person's word, as long as the call may."""
@@ -420,20 +408,3 @@ def _teller(tool: ToolInfo | None) -> str:
 
 def _iso(call: CallRecord) -> str:
     return "" if call.expires_at is None else call.expires_at.isoformat()
-
-
-def _real_path(jail: Jail, path: str) -> str:
-    try:
-        return str(jail.resolve(path))
-    except PocketPawError:  # whoever executes it says so
-        return path
-
-
-def _plain_address(url: str) -> str:
-    from .egress import parse  # here: an HTTP client is 6 MB that not everybody needs
-
-    try:
-        parsed = parse(url)
-    except PocketPawError:  # whoever executes it says so
-        return url
-    return str(parsed.copy_with(raw_path=parsed.raw_path))

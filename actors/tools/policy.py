@@ -7,9 +7,9 @@ than asking, asking than allowing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, cast
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -103,17 +103,6 @@ _WHY = {
 }
 
 
-def subject_of(tool: ToolInfo, arguments: Mapping[str, object]) -> str:
-    """What rules and grants are matched against, as it was given, or as the tool takes it where it was left out.
-
-    Empty if the tool has none, or if it is no text: whoever executes the call says what is wrong with that.
-    """
-    if not tool.subject:
-        return ""
-    given = arguments[tool.subject] if tool.subject in arguments else _default(tool)
-    return given if isinstance(given, str) else ""
-
-
 def pattern_for(tool: ToolInfo, subject: str) -> str:
     """What a grant for this call covers: the same subject again; of an address, all at its host.
 
@@ -126,12 +115,6 @@ def pattern_for(tool: ToolInfo, subject: str) -> str:
             return _escape(subject)
         return f"{_escape(f'{parts.scheme}://{parts.netloc}')}/*"
     return _escape(subject)
-
-
-def _default(tool: ToolInfo) -> object:
-    properties = tool.parameters.get("properties")
-    about = cast("dict[str, object]", properties).get(tool.subject) if isinstance(properties, dict) else None
-    return cast("dict[str, object]", about).get("default") if isinstance(about, dict) else None
 
 
 def _covers(grant: Grant, call: Call) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pocketpaw.actors.tools.policy import PROFILES, Call, decide, is_offered, pattern_for, subject_of
+from pocketpaw.actors.tools.policy import PROFILES, Call, decide, is_offered, pattern_for
 from pocketpaw.actors.tools.protocol import Effect, ToolInfo
 from pocketpaw.config import Settings
 from pocketpaw.runtime import Principal
@@ -144,7 +144,7 @@ def test_a_grant_covers_the_same_and_no_more(
 
 
 def test_a_grant_for_a_call_without_its_subject_does_not_cover_the_whole_tool() -> None:
-    given = (grant(SHELL, pattern_for(SHELL, subject_of(SHELL, {"command": ["ls"]}))),)
+    given = (grant(SHELL, pattern_for(SHELL, "")),)
     assert verdict(SHELL, "rm -rf ~", grants=given) == "ask"
     assert verdict(FOREIGN, grants=(grant(FOREIGN, "x"),)) == "ask"
 
@@ -153,17 +153,6 @@ def test_a_rule_with_a_pattern_for_a_tool_without_a_subject_denies_or_asks_but_d
     assert verdict(FOREIGN, tools_deny=("mcp__*(*)",)) == "deny"
     assert verdict(tool("clock", "read"), tools_ask=("clock(x)",)) == "ask"
     assert verdict(FOREIGN, tools_allow=("mcp__*(*)",)) == "ask"
-
-
-def test_the_subject_is_what_the_tool_takes_also_where_it_is_left_out() -> None:
-    schema: dict[str, object] = {"properties": {"path": {"default": "."}, "odd": True}}
-    listing = ToolInfo("list_files", "", schema, "tools/x", "read", "files:read", "path")
-    assert subject_of(listing, {}) == "."
-    assert subject_of(listing, {"path": "/a"}) == "/a"
-    assert subject_of(listing, {"path": None}) == ""
-    assert subject_of(ToolInfo("x", "", schema, "tools/x", "read", "chat", "odd"), {}) == ""
-    assert subject_of(WRITE, {}) == ""
-    assert subject_of(FOREIGN, {"": "x"}) == ""
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "https://\u2100.example/", "https://[x]/"])
