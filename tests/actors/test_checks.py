@@ -65,9 +65,16 @@ def answering(live: LiveSettings, *answers: object) -> Surroundings:
 
 
 def test_every_check_says_what_it_is_and_is_told_apart(live: LiveSettings, running: Running) -> None:
-    assert {"configuration", "storage", "database", "disk_space", "models", "actors", "event_loop"} == set(
-        checks.CHECKS
-    )
+    assert {
+        "configuration",
+        "storage",
+        "database",
+        "disk_space",
+        "models",
+        "mcp_servers",
+        "actors",
+        "event_loop",
+    } == set(checks.CHECKS)
     for id_, check in checks.CHECKS.items():
         assert check.id == id_
         assert check.look.__doc__

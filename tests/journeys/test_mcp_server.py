@@ -257,6 +257,7 @@ def inspect(inspector: list[str], *options: str) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(done.stdout))
 
 
+@pytest.mark.soak  # it is fetched from npm
 @pytest.mark.parametrize("way", ["http", "stdio"])
 def test_the_inspector_lists_and_calls(daemon: Daemon, inspector: list[str], way: str) -> None:
     environment = [part for name, text in daemon.environment().items() for part in ("-e", f"{name}={text}")]
