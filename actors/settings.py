@@ -11,6 +11,7 @@ import trio
 from ..config import (
     SETTINGS,
     Home,
+    HomeError,
     Loaded,
     Problem,
     SettingError,
@@ -21,11 +22,13 @@ from ..config import (
     keep_last_good,
     load,
     masked,
+    regenerate_token,
     save,
 )
 from ..config.load import COMMAND_LINE, DEFAULT, ENVIRONMENT
 from ..runtime import Actor, Message
-from ..runtime.errors import InvalidInput, Unavailable
+from ..runtime.errors import Forbidden, InvalidInput, Unavailable
+from .access.known_credentials import ENDED_TOPIC, CredentialsEnded, is_derived
 
 log = structlog.get_logger()
 
@@ -87,6 +90,14 @@ class ChangeSettings(Message[Changed], to="settings"):
     changes: dict[str, object]
 
 
+class NewAccessToken(msgspec.Struct, frozen=True):
+    token: str
+
+
+class RegenerateToken(Message[NewAccessToken], to="settings"):
+    """Replace the access token; the old one and every session end at once. API keys and OAuth tokens stay."""
+
+
 class SettingsKeeper(Actor):
     """Saves one change after the other, so that none loses another's; the disk is waited for off the loop."""
 
@@ -123,6 +134,20 @@ class SettingsKeeper(Actor):
             }
             self.publish("events", "settings_changed", event)
         return changed
+
+    async def regenerate_token(self, message: RegenerateToken) -> NewAccessToken:
+        if is_derived(self.principal):
+            raise Forbidden("an API key or an OAuth token cannot have the access token: use the one in force")
+        live = self._live
+        try:
+            token = await trio.to_thread.run_sync(regenerate_token, live.home)
+        except HomeError as error:
+            raise Unavailable(str(error)) from error
+        live.secrets |= {token}
+        live.access_token = token
+        self.publish(ENDED_TOPIC, "ended", CredentialsEnded(kinds=["master", "session"]))
+        log.info("access token regenerated", actor=self.path, by=self.principal.name)
+        return NewAccessToken(token)
 
     def _differing(self, written: dict[str, object]) -> dict[str, object]:
         """Leave out what is so already: a client that writes everything back must not pin every default in the file."""

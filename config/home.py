@@ -49,6 +49,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "skills"
 
     @property
+    def uploads(self) -> Path:
+        """Where uploads wait, being received, before they go to where they belong."""
+        return self.root / "uploads"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -26,6 +26,16 @@ Route = Annotated[
         r"(embedded|openai_compatible|anthropic|ollama|litellm|openrouter|gemini|cli:[A-Za-z0-9._-]+)(:\S+)?$"
     ),
 ]
+_APP = (
+    r"[a-z][a-z0-9+-]*\.[a-z0-9+.-]+|tauri"  # a scheme of its own: https://www.rfc-editor.org/rfc/rfc8252#section-7.1
+)
+OAuthClient = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9._-]{1,64}( +(https://[A-Za-z0-9.-]+(:\d{1,5})?(/[^\s#]*)?"
+        rf"|http://(localhost|127\.0\.0\.1|\[::1\])(:\d{{1,5}})?(/[^\s#]*)?|({_APP}):/[^\s#]*))+$"
+    ),
+]
 Price = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?/\d+(\.\d+)?$")]
 Identifier = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -130,6 +140,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_cors_allowed_origins: Annotated[
         tuple[str, ...], about("Origins of web pages elsewhere that may use the API, such as https://paw.example.")
     ] = ()
+    oauth_clients: Annotated[
+        tuple[OAuthClient, ...],
+        about(
+            "Programs that may ask for access by OAuth2, each as ID REDIRECT_URI [REDIRECT_URI ...]; an address on "
+            "this machine (http://localhost/...) stands for every port.",
+            expects="a list such as my-app https://app.example/callback com.example.app:/callback",
+        ),
+    ] = ("pocketpaw-desktop tauri://oauth-callback http://localhost:1420/oauth-callback http://localhost/",)
     api_rate_limit_per_key: Annotated[
         int,
         about(
@@ -225,6 +243,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "0 3 * * *"
     health_check_on_startup: Annotated[bool, about("Run every health check at start.")] = True
 
+    time_zone: Annotated[
+        str,
+        about(
+            "The time zone that reminders and schedules go by, such as Europe/Berlin; empty = this machine's.",
+            pattern=r"^[A-Za-z0-9_+/-]*$",
+            expects="a name such as Europe/Berlin or UTC",
+        ),
+    ] = ""
     notifications_enabled: Annotated[bool, about("Send notices of reminders and of trouble.")] = True
     notification_channels: Annotated[
         tuple[str, ...], about("Where notices go, each as channel:chat, as telegram:42.")

@@ -21,15 +21,16 @@ from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 from werkzeug.exceptions import NotFound as NoSuchPath
 from werkzeug.routing import RequestRedirect
 
-from ..actors.guard import Verdict
+from ..actors.access.guard import Verdict
 from ..runtime import ActorSystem
 from ..runtime.errors import NotFound, PocketPawError
 from . import cors
 from .asgi_response import AsgiResponse
-from .authentication import check, check_scope, facts, limit_headers
+from .authentication import check, check_scope, facts, limit_headers, until_ended
 from .call import ANYBODY, Call, cancel_on_disconnect
 from .errors import InternalError, MethodNotAllowed, error_response
 from .route import Route
+from .traffic import Traffic
 from .transport import ClientDisconnected
 from .websocket import WebSocketConnection
 
@@ -53,6 +54,7 @@ class HttpConnection(TrioASGIHTTPConnection):
         request = self._create_request_from_scope(send)
         call = Call(self.app.system, self.app.live, request, receive)
         response = await self.app.respond(call, self.scope)
+        self.app.traffic.count(call.route, response.status_code)
         if isinstance(response, AsgiResponse):
             await response.write(self.scope, receive, send, self.app.common_headers(call))
             return
@@ -65,18 +67,27 @@ class HttpConnection(TrioASGIHTTPConnection):
         elif request.method == "HEAD":
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         else:
-            await self._stream(response, receive, send, is_endless=call.route is not None and call.route.is_endless)
+            is_endless = call.route is not None and call.route.is_endless
+            await self._stream(response, receive, send, call.verdict, is_endless=is_endless)
 
     async def _stream(
-        self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable, *, is_endless: bool
+        self,
+        response: Response,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+        verdict: Verdict | None,
+        *,
+        is_endless: bool,
     ) -> None:
-        await send({"type": "http.response.body", "body": b"", "more_body": True})  # the head goes out at once
         body = response.response
         async with body, trio.open_nursery() as nursery:
+            await send({"type": "http.response.body", "body": b"", "more_body": True})  # the head goes out at once
             nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
             with trio.CancelScope() as streaming:
                 if is_endless:
                     nursery.start_soon(self.app.cancel_on_stop, streaming)
+                    if verdict is not None and verdict.credential:
+                        nursery.start_soon(self.app.cancel_on_end, verdict, streaming)
                 async for data in cast("AsyncIterable[bytes]", body):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -95,7 +106,7 @@ def _build_nothing(*_: object) -> tuple[str, str]:
 
 
 class App(QuartTrio):
-    """Holds nothing between requests but what it was made with."""
+    """Holds nothing between requests but what it was made with, and counts."""
 
     asgi_http_class = HttpConnection
     asgi_websocket_class = WebSocketConnection
@@ -105,6 +116,7 @@ class App(QuartTrio):
         self.system = system
         self.live = live
         self.report = report
+        self.traffic = Traffic()
         self._routes: dict[str, Route] = {}
         self.url_map.merge_slashes = False
         for route in routes:
@@ -119,6 +131,11 @@ class App(QuartTrio):
 
     async def cancel_on_stop(self, scope: trio.CancelScope) -> None:
         await self._is_stopping.wait()
+        scope.cancel()
+
+    async def cancel_on_end(self, verdict: Verdict, scope: trio.CancelScope) -> None:
+        """Cancel `scope` when the credential of whoever was let in is revoked."""
+        await until_ended(self.system, verdict)
         scope.cancel()
 
     def _mount(self, route: Route, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Session tokens: made, put into a cookie, revoked."""
+"""Session tokens: made, put into a cookie, revoked; and a new access token."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Annotated
 import msgspec
 from quart import Response
 
-from ..actors.guard import CreateSessionToken, Login, Logout
+from ..actors.access.guard import CreateSessionToken, Login, Logout
+from ..actors.settings import RegenerateToken
 from ..runtime.errors import InvalidInput, NotBuilt
+from .address import is_https
 from .authentication import SESSION_COOKIE, credential_of, facts
 from .call import Call
 from .errors import Problem
@@ -54,11 +56,15 @@ async def logout(call: Call) -> Response:
 
 def _ok(call: Call, token: str, max_age_s: int) -> Response:
     response = Response(msgspec.json.encode(LoggedIn()), 200, content_type=JSON)
-    is_https = "https" in (call.request.scheme, call.request.headers.get("X-Forwarded-Proto"))
-    response.set_cookie(
-        SESSION_COOKIE, token, max_age=max_age_s, path="/", secure=is_https, httponly=True, samesite="Strict"
-    )
+    set_session(call, response, token, max_age_s)
     return response
+
+
+def set_session(call: Call, response: Response, token: str, max_age_s: int) -> None:
+    """Have the browser keep a session's token, or forget it after 0 seconds."""
+    response.set_cookie(
+        SESSION_COOKIE, token, max_age=max_age_s, path="/", secure=is_https(call), httponly=True, samesite="Strict"
+    )
 
 
 _OK = {HTTPStatus.OK: ("Done; the cookie is set or cleared.", LoggedIn)}
@@ -67,4 +73,5 @@ ROUTES = [
     post("/auth/session", CreateSessionToken, scope="admin", bucket="auth"),
     post("/auth/login", login, is_exempt=True, bucket="auth", responses=_LOGIN, described_as=[AccessToken]),
     post("/auth/logout", logout, responses=_OK),
+    post("/token/regenerate", RegenerateToken, scope="admin", bucket="auth"),
 ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import parse_qs
 
+import msgspec
 from hypercorn.typing import HTTPScope, WebsocketScope
 from werkzeug.http import parse_cookie
 
-from ..actors.guard import Authenticate, Bucket, Verdict
+from ..actors.access.guard import Authenticate, Bucket, Verdict
+from ..actors.access.known_credentials import ENDED_TOPIC, CredentialsEnded
+from ..runtime import ActorSystem, Principal
 from ..runtime.errors import Forbidden, TooManyRequests, Unauthenticated
 from .route import Route
 
@@ -52,9 +55,26 @@ def check(verdict: Verdict) -> None:
         raise TooManyRequests(verdict.reason, retry_after_s=verdict.retry_after_s)
 
 
+async def until_ended(system: ActorSystem, verdict: Verdict) -> None:
+    """Wait until the credential that somebody was let in with is revoked. Its expiry is not waited for.
+
+    It also ends when the listener is cut off: so much was revoked at once that it may have been among it.
+    """
+    with system.bus.subscribe(ENDED_TOPIC, verdict.judged_after) as subscription:
+        async for event in subscription:
+            ended = msgspec.convert(event.data(), CredentialsEnded)
+            if verdict.credential in ended.credentials or verdict.credential_kind in ended.kinds:
+                return
+
+
 def check_scope(verdict: Verdict, route: Route) -> None:
-    if route.scope is not None and not (verdict.principal is not None and verdict.principal.may(route.scope)):
-        raise Forbidden(f"Missing required scope: {route.scope}", scope=route.scope)
+    require_scope(verdict.principal, route.scope)
+
+
+def require_scope(principal: Principal | None, scope: str | None) -> None:
+    """Raise Forbidden unless `principal` may do what needs `scope`; None needs none."""
+    if scope is not None and not (principal is not None and principal.may(scope)):
+        raise Forbidden(f"Missing required scope: {scope}", scope=scope)
 
 
 def limit_headers(verdict: Verdict) -> Iterable[tuple[bytes, bytes]]:

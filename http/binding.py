@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -50,7 +51,12 @@ class Part:
         return self._values(decode_json(self._decode, body))
 
     def _values(self, part: msgspec.Struct) -> dict[str, object]:
-        return {name: getattr(part, wire) for wire, name in self.names.items()}
+        values = {name: getattr(part, wire) for wire, name in self.names.items()}
+        for name, value in values.items():
+            if isinstance(value, datetime) and not _is_in_utc(value):
+                text = "expected a time between the years 1 and 9999 of UTC"
+                raise InvalidInput(text, field=[self.where, name], type="value_error")
+        return values
 
 
 class Binding(Generic[T]):
@@ -156,6 +162,15 @@ def require_json(content_type: str | None, body: bytes) -> None:
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMedia(f"expected application/json, got {media_type or 'no media type'}")
+
+
+def _is_in_utc(time: datetime) -> bool:
+    """Whether UTC has that time: messages carry times as those of UTC, and the first and last day have others."""
+    try:
+        time.astimezone(UTC)
+    except OverflowError:
+        return False
+    return True
 
 
 _structs: dict[tuple[str, tuple[tuple[str, str], ...]], type[msgspec.Struct]] = {}

@@ -17,7 +17,7 @@ from ..runtime.errors import TooLarge
 from .transport import ClientDisconnected
 
 if TYPE_CHECKING:
-    from ..actors.guard import Verdict
+    from ..actors.access.guard import Verdict
     from ..actors.settings import LiveSettings
     from .route import Route
 
@@ -60,23 +60,24 @@ class Call:
             message, timeout_s=timeout_s, principal=self.principal, trace_id=self.trace_id, sender="http"
         )
 
-    async def body(self) -> bytes:
+    async def body(self, limit_bytes: int | None = None) -> bytes:
         """Read the request's body, once.
 
         Raises:
-            TooLarge: it is longer than `BODY_LIMIT_BYTES`.
+            TooLarge: it is longer than `limit_bytes`, by default `BODY_LIMIT_BYTES`.
         """
+        limit_bytes = BODY_LIMIT_BYTES if limit_bytes is None else limit_bytes
         announced = self.request.content_length
-        if announced is not None and announced > BODY_LIMIT_BYTES:
-            raise _too_large()
+        if announced is not None and announced > limit_bytes:
+            raise _too_large(limit_bytes)
         received = bytearray()
         while True:
             event = await self.receive()
             if event["type"] != "http.request":
                 raise ClientDisconnected("the client went away while it was sending")
             received += event["body"]
-            if len(received) > BODY_LIMIT_BYTES:
-                raise _too_large()
+            if len(received) > limit_bytes:
+                raise _too_large(limit_bytes)
             if not event["more_body"]:
                 return bytes(received)
 
@@ -100,5 +101,5 @@ def trace_id_from(given: str | None) -> str:
     return given if given is not None and REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"expected a body of at most {BODY_LIMIT_BYTES // 1024 // 1024} MiB")
+def _too_large(limit_bytes: int) -> TooLarge:
+    return TooLarge(f"expected a body of at most {limit_bytes / 1024 / 1024:g} MiB")

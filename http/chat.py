@@ -99,6 +99,20 @@ async def chat(call: Call, message: Chat) -> ChatReply:
     """
     deadline = trio.current_time() + REPLY_LIMIT_S
     accepted = await call.ask(_keyed(call, message))
+    reply = await whole_reply(call, accepted, deadline)
+    if reply is None:
+        text = f"the reply is not whole after {REPLY_LIMIT_S:g} s; it will be in the session's history"
+        raise TimedOut(text, session_id=accepted.session_id, turn_id=accepted.turn_id)
+    return reply
+
+
+async def whole_reply(call: Call, accepted: Accepted, deadline: float) -> ChatReply | None:
+    """Wait for the whole reply to a message; None if it is not there at `deadline`.
+
+    Raises:
+        PocketPawError: the turn has failed.
+        ClientDisconnected: nobody waits any more.
+    """
     if accepted.ended is not None:
         return _reply_of(accepted.ended)
     feed = await _feed(call, accepted)
@@ -107,8 +121,7 @@ async def chat(call: Call, message: Chat) -> ChatReply:
         async with call.while_connected():
             outcome = await _outcome(feed, accepted.session_id)
     if limit.cancelled_caught:
-        text = f"the reply is not whole after {REPLY_LIMIT_S:g} s; it will be in the session's history"
-        raise TimedOut(text, session_id=accepted.session_id, turn_id=accepted.turn_id)
+        return None
     if outcome is None:
         raise ClientDisconnected("the client went away while it waited")
     if isinstance(outcome, PocketPawError):

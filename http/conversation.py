@@ -11,27 +11,36 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
 from ..actors.agent import Chat, StopTurn
+from ..actors.skills.keeper import ReadSkill, SkillName
 from ..actors.tools.gate import DecideApproval
 from ..runtime import ActorSystem, Message, Principal
 from ..runtime.errors import BadRequest, InvalidInput, NotBuilt, NotFound, PocketPawError
 from ..storage.history import GetHistory, HistoryMessage
 from ..storage.sessions import SessionId
 from ..storage.tool_calls import GrantScope, RequestId
+from .actions import ACTIONS, Action, JsonObject, scope_of
+from .authentication import require_scope
 from .chat import new_session_id
 from .errors import InvalidRequest, error_body, invalid_input
 from .health import daemon_version
 from .sse import last_event_id
-from .teller import Teller
+from .teller import SYSTEM_EVENTS, Teller
 
 R = TypeVar("R")
 
 Content = Annotated[str, msgspec.Meta(max_length=100_000)]
 
-NOT_BUILT = frozenset({
-    "add_reminder", "approve_plan", "browse", "create_intention", "delete_intention", "delete_reminder",
-    "get_health", "get_health_errors", "get_intentions", "get_reminders", "get_settings", "get_skills", "navigate",
-    "reject_plan", "run_health_check", "run_intention", "run_skill", "settings", "toggle_intention", "update_intention",
-})  # fmt: skip
+NOT_BUILT = frozenset({"approve_plan", "navigate", "reject_plan"})
+
+HISTORY_SCOPE = scope_of("GET", "/sessions/{session_id}/history")
+STATUS_SCOPE = scope_of("GET", "/agent/status")
+SKILLS_SCOPE = scope_of("GET", "/skills")
+SCHEDULE_SCOPE = scope_of("GET", "/reminders")
+
+FOR_ALL = frozenset({"health_update"})
+"""What is told of the daemon as a whole also to those who may not know what was scheduled."""
+
+USE_SKILL = "Use the skill {name!r}: read it with read_skill, then follow it."
 
 
 class Incoming(msgspec.Struct, frozen=True):
@@ -45,6 +54,8 @@ class Incoming(msgspec.Struct, frozen=True):
     agent_id: SessionId | None = msgspec.field(name="agentId", default=None)
     media: list[Any] = []
     channels: list[str] = []
+    name: SkillName | None = None
+    args: Content = ""
     request_id: RequestId | None = None
     approved: bool | None = None
     scope: GrantScope = "once"
@@ -76,6 +87,7 @@ class Conversation:
         self._actions: Mapping[str, Callable[[Incoming], Awaitable[None]]] = {
             "chat": self._chat,
             "message": self._chat,
+            "run_skill": self._run_skill,
             "stop": self._stop,
             "approve": self._approve,
             "new_session": self._new_session,
@@ -87,7 +99,8 @@ class Conversation:
 
     async def run(self, receive: ASGIReceiveCallable, opening: Opening) -> None:
         """Talk until the client leaves."""
-        self._teller.tell_system_events()
+        is_trusted = SCHEDULE_SCOPE is None or self._principal.may(SCHEDULE_SCOPE)
+        self._teller.tell_system_events(SYSTEM_EVENTS if is_trusted else FOR_ALL)
         await self._open(opening)
         while (event := await receive())["type"] == "websocket.receive":
             text = event.get("text")
@@ -110,22 +123,25 @@ class Conversation:
         said: Incoming | None = None
         try:
             said = _read(data)
-            await self._do(said)
+            await self._do(said, data)
         except PocketPawError as error:
             session = {} if said is None or said.session_id is None else {"session_id": said.session_id}
             await self._teller.tell({"type": "error", "detail": _sentence(error), "code": error.code, **session})
 
-    async def _do(self, said: Incoming) -> None:
+    async def _do(self, said: Incoming, data: bytes) -> None:
         name = said.action or said.type
         if name is None:
             raise BadRequest('expected an object with an action, such as {"action": "chat", "content": "hello"}')
         act = self._actions.get(name)
         if act is not None:
             await act(said)
+        elif name in ACTIONS:
+            await self._act(ACTIONS[name], data)
         elif name in NOT_BUILT:
             raise NotBuilt(f"{name} is not built yet")
         else:
-            raise BadRequest(f"there is no action {name[:40]!r}; there are {', '.join(self._actions)}")
+            there_are = ", ".join([*self._actions, *ACTIONS])
+            raise BadRequest(f"there is no action {name[:40]!r}; there are {there_are}")
 
     # Actions ----------------------------------------------------------------------------------------------------------
 
@@ -133,6 +149,16 @@ class Conversation:
         content = said.content or said.message
         if not content:
             raise InvalidInput("the field is required", field=["content"])
+        await self._say(said, content)
+
+    async def _run_skill(self, said: Incoming) -> None:
+        require_scope(self._principal, SKILLS_SCOPE)
+        if said.name is None:
+            raise InvalidInput("the field is required", field=["name"])
+        await self._ask(ReadSkill(name=said.name))  # so that one that is not there, or is broken, is told at once
+        await self._say(said, "\n\n".join([USE_SKILL.format(name=said.name), *([said.args] if said.args else [])]))
+
+    async def _say(self, said: Incoming, content: str) -> None:
         session_id = said.session_id or said.agent_id or self._current
         media = _convert(said.media, list[str], "media")
         self._teller.follow(session_id)
@@ -157,6 +183,7 @@ class Conversation:
     async def _switch_session(self, said: Incoming) -> None:
         if said.session_id is None:
             raise InvalidInput("the field is required", field=["session_id"])
+        require_scope(self._principal, HISTORY_SCOPE)
         self._current = said.session_id
         await self._show(await self._history(said.session_id) or [], None)
 
@@ -164,16 +191,33 @@ class Conversation:
         await self._teller.tell({"type": "pong"})
 
     async def _subscribe(self, said: Incoming) -> None:
+        if "agent.status" in said.channels:
+            require_scope(self._principal, STATUS_SCOPE)
         await self._teller.subscribe(said.channels)
 
     async def _unsubscribe(self, said: Incoming) -> None:
         await self._teller.unsubscribe(said.channels)
 
+    async def _act(self, action: Action, data: bytes) -> None:
+        require_scope(self._principal, action.scope)
+        said = msgspec.json.decode(data, type=JsonObject)
+        fields = {name: said[name] for name in said.keys() - {"action", "type"}}
+        try:
+            reply = await self._ask(action.message(fields))
+        except PocketPawError as error:
+            if action.failed is None:
+                raise
+            await self._teller.tell(action.failed(error, fields))
+            return
+        if action.told is not None:
+            await self._teller.tell(action.told(reply, fields))
+
     # ------------------------------------------------------------------------------------------------------------------
 
     async def _show(self, history: list[HistoryMessage], after: int | None) -> None:
-        """Show the current session as it is, and go on with it."""
-        await self._teller.tell({"type": "session_history", "session_id": self._current, "messages": history})
+        """Show the current session as it is, and go on with it; what was said in it needs a scope of its own."""
+        if HISTORY_SCOPE is None or self._principal.may(HISTORY_SCOPE):
+            await self._teller.tell({"type": "session_history", "session_id": self._current, "messages": history})
         await self._teller.catch_up(self._current, after)
 
     async def _history(self, session_id: str) -> list[HistoryMessage] | None:
@@ -208,6 +252,6 @@ def _sentence(error: PocketPawError) -> str:
     """An error's detail, which names the field here, as there is no list for it."""
     body = error_body(error)
     if isinstance(body, InvalidRequest):
-        place = ".".join(str(part) for part in body.detail[0].loc if part != "message")
-        return f"{place}: {error.detail}" if place else error.detail
+        place = ".".join(str(part) for part in body.detail[0].loc if part not in {"message", "body"})
+        return f"{place}: {error.detail}" if place and not error.detail.startswith(f"{place}: ") else error.detail
     return error.detail

@@ -17,6 +17,7 @@ from .app import App
 from .routes import ROUTES
 from .server import Server
 from .service import Limits
+from .traffic import Answered, GetTraffic
 
 if TYPE_CHECKING:
     from ..actors.settings import LiveSettings
@@ -66,6 +67,9 @@ class Http(Actor):
         self._app.end_streams()
         self._server.shutdown()
         await self._ended.wait()
+
+    async def get_traffic(self, message: GetTraffic) -> list[Answered]:
+        return self._app.traffic.answered()
 
     async def _serve(self, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
         try:

@@ -12,6 +12,7 @@ from ..runtime import Done
 from ..storage.sessions import Ok
 from .binding import Part
 from .errors import InvalidRequest, Problem
+from .forms import FORM
 from .route import JSON, Route
 
 Schema = dict[str, Any]
@@ -33,6 +34,10 @@ UPLOAD: Schema = {
             "required": ["file"],
         }
     }
+}
+ANYTHING: Schema = {
+    "application/json": {"schema": {"description": "Any JSON value."}},
+    "text/plain": {"schema": {"type": "string"}},
 }
 PROBLEMS: Mapping[HTTPStatus, str] = {
     HTTPStatus.BAD_REQUEST: "The request makes no sense here.",
@@ -183,12 +188,16 @@ def _inline(part: Part) -> Schema:
 
 
 def _body(route: Route, schemas: _Schemas) -> Schema | None:
+    if route.takes_anything:
+        return {"required": False, "content": ANYTHING}
     bodies = [schemas.of(type_) for type_ in _bodies(route)]
-    if not bodies:
+    if not bodies and not route.takes_upload:
         return None
     part = route.message.body if route.message is not None else None
     schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
-    content = {JSON: {"schema": schema}, **(UPLOAD if route.takes_upload else {})}
+    content = {**({JSON: {"schema": schema}} if bodies else {}), **(UPLOAD if route.takes_upload else {})}
+    if route.takes_form:
+        content[FORM] = {"schema": schema}
     return {"required": part is None or part.is_required, "content": content}
 
 
@@ -241,8 +250,10 @@ def _problems(route: Route) -> list[HTTPStatus]:
         problems |= {HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
     if not route.is_exempt or route.bucket != "api":
         problems |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
-    if route.message is not None or route.body_type is not None or route.takes_upload:
+    if route.message is not None or route.body_type is not None or route.takes_upload or route.takes_form:
         problems |= {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}
     if route.has_body:
         problems |= {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
+    if route.takes_anything:
+        problems.add(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     return sorted(problems)

@@ -19,7 +19,7 @@ from typing import Any, cast, get_type_hints
 import msgspec
 from quart import Response
 
-from ..actors.guard import Bucket
+from ..actors.access.guard import Bucket
 from ..runtime import Done, Message
 from ..runtime.errors import InvalidInput, NotBuilt
 from ..runtime.message import reply_type
@@ -62,6 +62,8 @@ class Route:
         on_resume: Route | None = None,
         is_endless: bool = False,
         takes_upload: bool = False,
+        takes_anything: bool = False,
+        takes_form: bool = False,
     ) -> None:
         self.method = method
         self.path = path
@@ -82,9 +84,13 @@ class Route:
         """Its stream ends only with its client, or with the server."""
         self.takes_upload = takes_upload
         """Its handler reads the body itself: JSON as it is described, or a multipart form with a file."""
+        self.takes_form = takes_form
+        """Its handler reads the body itself: JSON as it is described, or a URL-encoded form of the same fields."""
+        self.takes_anything = takes_anything
+        """Its handler reads the body itself, byte for byte and whatever it is; fields are in path and query."""
         self.on_resume = on_resume
         """What answers instead when the client says, by `Last-Event-ID`, that it has a part of the stream already."""
-        self.has_body = method in {"POST", "PUT", "PATCH"}
+        self.has_body = method in {"POST", "PUT", "PATCH"} and not takes_anything
         self.path_names = re.findall(r"{(\w+)", path)
         self.message: Binding[Any] | None = None
         self.body_type: Any = None
@@ -143,7 +149,7 @@ class Route:
         if self.reads_body:
             body = await call.body()
             require_json(call.request.headers.get("Content-Type"), body)
-        elif self.handler is not None and self.has_body and not self.takes_upload:
+        elif self.handler is not None and self.has_body and not (self.takes_upload or self.takes_form):
             await call.body()
         try:
             reply = await self._reply(call, body)
@@ -169,9 +175,11 @@ class Route:
         """An actor names a field of its message; the client knows it by where it stands in the request."""
         field = error.data.get("field")
         named = [field] if isinstance(field, str) else field
-        if not isinstance(named, list | tuple) or not named or named[0] in {"path", "query", "body", "header"}:
+        if not isinstance(named, list | tuple) or not named or named[0] in {"query", "body", "header"}:
             return error
         first, *rest = map(str, named)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - it is data
+        if first == "path" and rest:
+            return error  # alone it is a field that is called so
         place = ["body", first] if self.message is None else self.message.locate(first)
         return InvalidInput(error.detail, **{**error.data, "field": [*place, *rest]})
 

@@ -27,9 +27,15 @@ async def change_settings(call: Call, body: dict[str, object]) -> Changed:
 
     A secret that is written back as it was shown, masked, is left as it is; null puts a setting back to its default.
     """
+    return await call.ask(wanted_changes(body))
+
+
+def wanted_changes(body: dict[str, object]) -> ChangeSettings:
+    """The message for either form."""
     inner = body.get("settings")
-    changes = cast("dict[str, object]", inner) if len(body) == 1 and isinstance(inner, dict) else body
-    return await call.ask(ChangeSettings(changes=changes))
+    return ChangeSettings(
+        changes=cast("dict[str, object]", inner) if len(body) == 1 and isinstance(inner, dict) else body
+    )
 
 
 ROUTES = [

@@ -6,7 +6,7 @@ and comes back with the number of the last event that it has.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import cast
 
@@ -17,6 +17,7 @@ from hypercorn.typing import ASGISendCallable
 from ..actors.agent import AGENTS_TOPIC, session_topic
 from ..runtime import Bus, Event, Subscription
 from ..runtime.errors import InvalidInput
+from ..storage.tables import utc_now
 from .events import EVENTS_TOPIC
 from .turns import END, TurnEvent, replay, running_turn, turn_events
 
@@ -47,9 +48,9 @@ class Teller:
         text = msgspec.json.encode(message).decode()
         await self._send({"type": "websocket.send", "bytes": None, "text": text})
 
-    def tell_system_events(self) -> None:
-        """Tell what every client is told, from now on."""
-        self._start(self._bus.subscribe(EVENTS_TOPIC), self._tell_system)
+    def tell_system_events(self, names: Collection[str]) -> None:
+        """Tell, from now on, those events of the daemon as a whole that have one of these names."""
+        self._start(self._bus.subscribe(EVENTS_TOPIC), partial(self._tell_system, names))
 
     # Sessions ---------------------------------------------------------------------------------------------------------
 
@@ -133,9 +134,20 @@ class Teller:
                 data = cast("JsonObject", event.data())
                 await self.tell({"type": "agent.status", "agentId": data.get("session_id"), **data})
 
-    async def _tell_system(self, events: Iterable[Event]) -> None:
+    async def _tell_system(self, names: Collection[str], events: Iterable[Event]) -> None:
         for event in events:
-            if event.name == "health_update":
-                await self.tell({"type": event.name, "data": cast("JsonObject", event.data())["metadata"]})
-            elif event.name == "notification":
-                await self.tell({"type": event.name, "content": cast("JsonObject", event.data())["content"]})
+            if event.name in names:
+                await self.tell({"type": event.name, **SYSTEM_EVENTS[event.name](cast("JsonObject", event.data()))})
+
+
+def _of_intention(data: JsonObject) -> JsonObject:
+    return {**cast("JsonObject", data["metadata"]), "content": data["content"], "timestamp": utc_now()}
+
+
+SYSTEM_EVENTS: Mapping[str, Callable[[JsonObject], JsonObject]] = {
+    "health_update": lambda data: {"data": data["metadata"]},
+    "notification": lambda data: {"content": data["content"]},
+    "intention_started": _of_intention,
+    "intention_completed": _of_intention,
+}
+"""What a client is told of an event, by its name."""

@@ -8,22 +8,7 @@ from __future__ import annotations
 from .route import Route, not_built
 
 CONTRACT: tuple[tuple[str, str, str | None], ...] = (
-    # Credentials, OAuth2
-    ("GET", "/auth/api-keys", "admin"),
-    ("POST", "/auth/api-keys", "admin"),
-    ("DELETE", "/auth/api-keys/{key_id}", "admin"),
-    ("POST", "/auth/api-keys/{key_id}/rotate", "admin"),
-    ("GET", "/oauth/authorize", "admin"),
-    ("POST", "/oauth/authorize/consent", "admin"),
-    ("POST", "/oauth/token", None),
-    ("POST", "/oauth/revoke", None),
-    ("GET", "/qr", "admin"),
-    ("POST", "/token/regenerate", "admin"),
-    # Metrics, audit
-    ("GET", "/metrics/system", "metrics"),
-    ("GET", "/metrics/usage", "metrics"),
-    ("DELETE", "/metrics/usage", "admin"),
-    ("GET", "/metrics/usage/recent", "metrics"),
+    # Audit
     ("GET", "/audit", "admin"),
     ("DELETE", "/audit", "admin"),
     ("GET", "/audit/export", "admin"),
@@ -31,22 +16,10 @@ CONTRACT: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/self-audit/reports", "admin"),
     ("GET", "/self-audit/reports/{date}", "admin"),
     ("POST", "/self-audit/run", "admin"),
-    # Files
-    ("GET", "/files/browse", "files:read"),
-    ("GET", "/files/content", "files:read"),
-    ("GET", "/files/download", "files:read"),
-    ("GET", "/files/download-zip", "files:read"),
-    ("GET", "/files/recent", "files:read"),
-    ("POST", "/files/write", "files:write"),
-    ("POST", "/files/upload", "files:write"),
-    # Channels, webhooks, kits, remote
+    # Channels, kits, remote
     ("GET", "/channels/status", "channels"),
     ("POST", "/channels/save", "channels"),
     ("POST", "/channels/toggle", "channels"),
-    ("GET", "/webhooks", "channels"),
-    ("POST", "/webhooks/add", "channels"),
-    ("POST", "/webhooks/remove", "channels"),
-    ("POST", "/webhooks/regenerate-secret", "channels"),
     ("GET", "/kits/catalog", "kits"),
     ("POST", "/kits/catalog/{kit_id}/install", "kits"),
     ("GET", "/kits", "kits"),
@@ -56,16 +29,6 @@ CONTRACT: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/remote/status", "remote"),
     ("POST", "/remote/start", "remote"),
     ("POST", "/remote/stop", "remote"),
-    # Reminders, intentions
-    ("GET", "/reminders", "reminders"),
-    ("POST", "/reminders", "reminders"),
-    ("DELETE", "/reminders/{reminder_id}", "reminders"),
-    ("GET", "/intentions", "reminders"),
-    ("POST", "/intentions", "reminders"),
-    ("PATCH", "/intentions/{intention_id}", "reminders"),
-    ("DELETE", "/intentions/{intention_id}", "reminders"),
-    ("POST", "/intentions/{intention_id}/toggle", "reminders"),
-    ("POST", "/intentions/{intention_id}/run", "reminders"),
     # Users, agents, models, hooks, vault, pipelines, notifications, voice, skill permissions
     ("POST", "/auth/register", "admin"),
     ("GET", "/auth/me", None),
@@ -131,6 +94,4 @@ CONTRACT: tuple[tuple[str, str, str | None], ...] = (
 
 ROUTES: list[Route] = [not_built(method, path, scope) for method, path, scope in CONTRACT] + [
     not_built("GET", "/oauth/callback", None, is_exempt=True, at_root=True),
-    not_built("POST", "/webhook/inbound/{name}", None, is_exempt=True, at_root=True),
-    not_built("GET", "/metrics", "metrics", at_root=True),
 ]

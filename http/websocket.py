@@ -8,9 +8,9 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketScope
 from quart.wrappers.response import DataBody
 
-from ..actors.guard import Verdict
+from ..actors.access.guard import Verdict
 from ..runtime.errors import NotFound, PocketPawError
-from .authentication import check, facts
+from .authentication import check, facts, until_ended
 from .call import ANYBODY, trace_id_from
 from .conversation import Conversation, Opening
 from .errors import error_response
@@ -67,6 +67,8 @@ class WebSocketConnection:
         opening = Opening.read(self._scope["query_string"])
         try:
             async with trio.open_nursery() as nursery:
+                if verdict.credential:
+                    nursery.start_soon(self._close_when_ended, verdict, send, nursery.cancel_scope)
                 await Conversation(self._app.system, verdict.principal, self._trace_id, send, nursery).run(
                     receive, opening
                 )
@@ -76,6 +78,11 @@ class WebSocketConnection:
         except* Exception as group:  # noqa: BLE001 - one socket's failure is that socket's own
             self._app.report(_only(group), self._trace_id)
             await _close(send, INTERNAL_ERROR, f"something failed that should not (request {self._trace_id})")
+
+    async def _close_when_ended(self, verdict: Verdict, send: ASGISendCallable, conversation: trio.CancelScope) -> None:
+        await until_ended(self._app.system, verdict)
+        await _close(send, UNAUTHENTICATED, "the credential has been revoked")
+        conversation.cancel()
 
     async def _accept(self, subprotocol: str | None, send: ASGISendCallable) -> None:
         headers = [(b"x-request-id", self._trace_id.encode("ascii"))]

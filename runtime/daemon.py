@@ -12,18 +12,23 @@ from functools import partial
 
 import trio
 
+from ..actors.access.api_keys import ApiKeys
+from ..actors.access.guard import Guard
+from ..actors.access.oauth import OAuth
 from ..actors.agent import Agent, AgentContext
-from ..actors.guard import Guard
+from ..actors.files.keeper import FilesKeeper
 from ..actors.health import Health
 from ..actors.identity import Identity, IdentityKeeper
 from ..actors.inspector import Inspector
 from ..actors.mcp.keeper import McpKeeper
 from ..actors.memory import MemoryKeeper
+from ..actors.metrics.metrics import Metrics
 from ..actors.models.embedded import EmbeddedModel
 from ..actors.models.installer import Installer
 from ..actors.models.router import Router
 from ..actors.recovery import Recovery
 from ..actors.reporter import Reporter
+from ..actors.scheduler.scheduler import Scheduler
 from ..actors.settings import LiveSettings, SettingsKeeper
 from ..actors.skills.keeper import Skills
 from ..actors.tools.catalogue import Catalogue
@@ -31,10 +36,12 @@ from ..actors.tools.daemon import DaemonTools
 from ..actors.tools.files import Files
 from ..actors.tools.gate import Gate
 from ..actors.tools.recall import Recall
+from ..actors.tools.reminders import ReminderTools
 from ..actors.tools.search import Search
 from ..actors.tools.shell import Shell, ShellTool
 from ..actors.tools.skill_reader import SkillReader
 from ..actors.tools.web import PageReader, Web
+from ..actors.webhooks.webhooks import Webhooks
 from ..config import logs
 from ..http.listener import Http
 from ..storage.store import Storage, StoreReader, StoreWriter
@@ -79,6 +86,13 @@ def tree(parts: Parts) -> Supervisor:
             Child(SettingsKeeper, live, id="settings"),
             Child(Health, live),
             Child(Guard, live),
+            Supervisor(
+                "access",
+                [
+                    Child(ApiKeys, id="keys", on_limit="park", probe_s=30.0),
+                    Child(OAuth, live, id="oauth", on_limit="park", probe_s=30.0),
+                ],
+            ),
             Child(Inspector, live),
             Supervisor(
                 "models",
@@ -93,7 +107,7 @@ def tree(parts: Parts) -> Supervisor:
                         passivate_after_s=settings.embedded_idle_s,
                         start_timeout_s=60.0,
                         on_limit="park",
-                        max_restarts=10,
+                        max_restarts=30,
                         max_seconds=60.0,
                     ),
                 ],
@@ -101,12 +115,12 @@ def tree(parts: Parts) -> Supervisor:
             Child(IdentityKeeper, live, id="identity", on_limit="park", probe_s=30.0),
             Child(MemoryKeeper, live, id="memory", on_limit="park", probe_s=30.0),
             Child(Skills, live, on_limit="park", probe_s=30.0),
+            Child(FilesKeeper, live, id="files", on_limit="park", probe_s=30.0),
+            Child(Metrics, live, on_limit="park", probe_s=30.0),
             Supervisor(
                 "mcp",
                 [
-                    DynamicSupervisor(
-                        "servers", backoff=CONNECTOR, max_restarts=10, max_seconds=600.0, probe_s=60.0
-                    ),
+                    DynamicSupervisor("servers", backoff=CONNECTOR, max_restarts=10, max_seconds=600.0, probe_s=60.0),
                     Child(McpKeeper, live, catalogue, id="keeper", on_limit="park", probe_s=30.0),
                 ],
                 strategy="rest_for_one",
@@ -133,9 +147,12 @@ def tree(parts: Parts) -> Supervisor:
                     Child(Recall, id="memory", on_limit="park", probe_s=30.0),
                     Child(SkillReader, id="skills", on_limit="park", probe_s=30.0),
                     Child(DaemonTools, id="daemon", on_limit="park", probe_s=30.0),
+                    Child(ReminderTools, live, id="reminders", on_limit="park", probe_s=30.0),
                 ],
             ),
             DynamicSupervisor("agents", partial(Agent, context=agents), passivate_after_s=settings.agent_idle_s),
+            Child(Webhooks, live, on_limit="park", probe_s=30.0),
+            Child(Scheduler, live, parts.boot_id, on_limit="park", probe_s=30.0),
             Child(Recovery, parts.boot_id, wait=False, backoff=CONNECTOR, on_limit="park"),
             Child(Http, live, parts.on_bound),
         ],
@@ -151,6 +168,7 @@ def _catalogue() -> Catalogue:
     catalogue.add(Recall.infos("tools/memory"))
     catalogue.add(SkillReader.infos("tools/skills"))
     catalogue.add(DaemonTools.infos("tools/daemon"))
+    catalogue.add(ReminderTools.infos("tools/reminders"))
     return catalogue
 
 

@@ -19,12 +19,18 @@ from .failures import translate
 WRITER = "store/writer"
 READER = "store/reader"
 NOUNS = (
+    "api_keys",
+    "credentials",
+    "delivery",
     "error_log",
     "export",
     "grants",
     "history",
+    "jobs",
     "memories",
+    "oauth",
     "recollection",
+    "schedule",
     "search",
     "sessions",
     "soundness",
@@ -33,8 +39,11 @@ NOUNS = (
     "supervision_log",
     "tokens",
     "tool_calls",
+    "turn_counts",
     "turns",
     "usage",
+    "written_files",
+    "webhooks",
 )
 
 M = TypeVar("M", bound=Message[Any])

@@ -12,6 +12,7 @@ from sqlalchemy import (
     DDL,
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -293,3 +294,100 @@ memories = Table(
     sqlite_autoincrement=True,
 )
 index_content(memories)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", PlainText, nullable=False),
+    Column("prefix", Text, nullable=False),  # the key's beginning, by which people tell it from others
+    Column("digest", Text, nullable=False, unique=True),
+    Column("scopes", Json, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_used_at", UtcDateTime),
+    Column("expires_at", UtcDateTime),  # NULL: never
+    Column("revoked_at", UtcDateTime),
+)
+
+oauth_grants = Table(
+    "oauth_grants",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("client_id", Text, nullable=False),
+    Column("scopes", Json, nullable=False),
+    Column("granted_by", Text, nullable=False),
+    Column("redirect_uri", PlainText, nullable=False),
+    Column("code_digest", Text, nullable=False, unique=True),
+    Column("code_challenge", Text, nullable=False),
+    Column("code_expires_at", UtcDateTime, nullable=False),
+    Column("code_used_at", UtcDateTime),  # by the first attempt, whatever came of it
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+)
+
+oauth_tokens = Table(
+    "oauth_tokens",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("grant_id", Text, ForeignKey("oauth_grants.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+    Column("used_at", UtcDateTime),  # of a refresh token: it is used once
+    CheckConstraint("kind IN ('access', 'refresh')", name="kind"),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("name", PlainText, primary_key=True),
+    Column("description", PlainText, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("sync_timeout", Integer),  # seconds; NULL leaves it to the setting
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", PlainText, nullable=False),
+    Column("prompt", PlainText, nullable=False),
+    Column("schedule", Text, nullable=False),  # empty: once
+    Column("recurrence", PlainText),
+    Column("next_slot", UtcDateTime, index=True),  # NULL: nothing comes any more, or it is switched off
+    Column("enabled", Boolean, nullable=False),
+    Column("session_id", Text),  # which may be deleted: the reminder comes all the same
+    Column("channel", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("scopes", Json, nullable=False),
+    Column("provenance", Json, nullable=False),
+    Column("context_sources", Json, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_run", UtcDateTime),
+    CheckConstraint("kind IN ('reminder', 'intention', 'task')", name="kind"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("slot", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime),  # of skipped ones that share a row: the slot after the last of them
+    Column("state", Text, nullable=False),
+    Column("is_late", Boolean, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("claim", Text),  # the life of the scheduler that began it
+    Column("turn_id", Text),
+    Column("error", PlainText),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    CheckConstraint("state IN ('pending', 'running', 'done', 'failed', 'interrupted', 'skipped')", name="state"),
+    UniqueConstraint("job_id", "slot"),
+    sqlite_autoincrement=True,
+)
+event.listen(runs, "after_create", DDL(f"CREATE INDEX ix_runs_unfinished ON runs (job_id) WHERE {UNFINISHED}"))

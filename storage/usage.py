@@ -1,18 +1,22 @@
-"""What models cost: a row for each that had a part in a finished turn, kept when the session is deleted."""
+"""What models cost: a row for each that had a part in a finished turn, kept when the session is deleted.
+
+A reset forgets these rows and nothing else: turns go on, and those that end later are counted anew.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, insert, literal_column, or_, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select
 
-from ..runtime.message import Message
-from .registry import query
-from .tables import UtcDateTime, usage, utc_now
+from ..runtime.message import Done, Message
+from .registry import command, query
+from .tables import UtcDateTime, turns, usage, utc_now
 
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
@@ -43,13 +47,35 @@ class UsageSummary(UsageShare, frozen=True):
 
 
 class GetUsage(Message[UsageSummary], to="store/reader"):
-    """Sum up the usage since a time, or of all time; replies of unknown price count as 0 in `cost_usd`."""
+    """Sum up the usage since a time, by default of all time; replies of unknown price count as 0 in `cost_usd`."""
 
-    since: datetime | None = None
+    since: Annotated[datetime, msgspec.Meta(tz=True)] = EARLIEST
+
+
+class UsageRecord(msgspec.Struct, frozen=True):
+    """One model's part in one reply; `session_id` is null once the session is deleted."""
+
+    timestamp: datetime
+    backend: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cost_usd: float | None
+    session_id: str | None
+
+
+class ListRecentUsage(Message[list[UsageRecord]], to="store/reader"):
+    """List what the latest replies took, newest first."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 50
+
+
+class ResetUsage(Message[Done], to="store/writer"):
+    """Forget what all replies so far have taken."""
 
 
 _INSERT = insert(usage)
-_SINCE = bindparam("since", type_=UtcDateTime)
 _BY_MODEL_AND_BACKEND = (
     select(
         usage.c.model,
@@ -60,8 +86,23 @@ _BY_MODEL_AND_BACKEND = (
         func.coalesce(func.sum(usage.c.cost_usd), literal_column("0.0")).label("cost_usd"),
         func.count().label("requests"),
     )
-    .where(or_(_SINCE.is_(None), usage.c.created_at >= _SINCE))
+    .where(usage.c.created_at >= bindparam("since", type_=UtcDateTime))
     .group_by(usage.c.model, usage.c.backend)
+)
+_RECENT = (
+    select(
+        usage.c.created_at,
+        usage.c.backend,
+        usage.c.model,
+        usage.c.input_tokens,
+        usage.c.output_tokens,
+        usage.c.total_tokens,
+        usage.c.cost_usd,
+        turns.c.session_id,
+    )
+    .outerjoin(turns, turns.c.id == usage.c.turn_id)
+    .order_by(usage.c.id.desc())
+    .limit(bindparam("limit"))
 )
 
 
@@ -95,6 +136,17 @@ def get_usage(connection: Connection, message: GetUsage) -> UsageSummary:
         by_backend[backend] = _plus(by_backend.get(backend), share)
         total = _plus(total, share)
     return UsageSummary(**msgspec.structs.asdict(total), by_model=by_model, by_backend=by_backend)
+
+
+@query
+def list_recent_usage(connection: Connection, message: ListRecentUsage) -> list[UsageRecord]:
+    return [UsageRecord(*row) for row in connection.execute(_RECENT, {"limit": message.limit})]
+
+
+@command
+def reset_usage(connection: Connection, _message: ResetUsage) -> Done:
+    connection.execute(delete(usage))
+    return Done()
 
 
 def _plus(one: UsageShare | None, other: UsageShare) -> UsageShare:

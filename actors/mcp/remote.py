@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpcore2
 import httpx2
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
@@ -45,10 +46,14 @@ async def open_remote(config: ServerConfig, transport: Transport, link: Link) ->
 
 def _client(config: ServerConfig, link: Link) -> httpx2.AsyncClient:
     url = httpx2.URL(config.filled(config.url))
+    try:
+        proxy = proxy_for(url.scheme, url.host, url.port)
+    except httpcore2.ProxyError as error:
+        raise NeedsOperator(f"it cannot be reached: {error}") from error
     return httpx2.AsyncClient(
         headers={name: config.filled(value) for name, value in config.headers.items()},
         timeout=httpx2.Timeout(TIMEOUT_S, read=SILENCE_S),
-        transport=_Watched(link, proxy=proxy_for(url.scheme, url.host, url.port) or None),
+        transport=_Watched(link, proxy=proxy or None),
     )
 
 

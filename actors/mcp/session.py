@@ -37,6 +37,11 @@ ANSWER_S = 30.0
 PAGES = 50
 """Of a list that a server gives out in pages; one that never ends is cut."""
 TOOLS = 500
+QUOTE_LIMIT = 500
+"""Of what a server says of itself, in characters."""
+
+_CLOSED, _TIMED_OUT = ("Connection closed", "SSE stream "), " timed out"
+"""The SDK's own words, by which its errors can be told from those of a server with the same code."""
 
 TOO_OLD = (400, 404, 405, 406)
 """What a server that knows only SSE answers to the first request over streamable HTTP."""
@@ -155,9 +160,9 @@ class Session:
             else:
                 result = await self._connected.send_request(request, _RESULT, timeout_s, progress_callback=on_progress)
         except MCPError as error:
-            if error.code == types.REQUEST_TIMEOUT:
+            if error.code == types.REQUEST_TIMEOUT and error.message.endswith(_TIMED_OUT):
                 raise TimedOut(f"{self._config.name} did not answer {tool.name} within {timeout_s:g} s") from None
-            if error.code == types.CONNECTION_CLOSED or self._link.ended.is_set():
+            if self._is_end(error):
                 raise self._gone() from None
             return self._failed(str(error))
         except ValidationError:
@@ -178,7 +183,7 @@ class Session:
                 else:
                     await client.send_ping()
             except MCPError as error:
-                if error.code == types.CONNECTION_CLOSED:
+                if self._is_end(error):
                     raise self._link.reason() from None
         if scope.cancelled_caught:
             raise TransientFailure(f"it did not answer a ping within {PING_TIMEOUT_S:g} s")
@@ -236,11 +241,16 @@ class Session:
         try:
             yield
         except MCPError as error:
-            if error.code == types.CONNECTION_CLOSED:
+            if self._is_end(error):
                 raise self._gone() from None
-            raise BadRequest(f"MCP server {self._config.name}: {error}") from None
+            raise BadRequest(f"MCP server {self._config.name}: {_quoted(error)}") from None
         except (ValidationError, RuntimeError):  # the SDK's for an answer of a kind that it was not asked for
             raise BadRequest(f"MCP server {self._config.name} gave no answer that can be read") from None
+
+    def _is_end(self, error: MCPError) -> bool:
+        """Whether the connection is at its end: the SDK says so by a code that servers use for whatever they like."""
+        is_closed = error.code == types.CONNECTION_CLOSED and error.message.startswith(_CLOSED)
+        return is_closed or self._link.ended.is_set()
 
     def _gone(self) -> Unavailable:
         return Unavailable(f"the connection to MCP server {self._config.name} is gone: {self._link.reason().detail}")
@@ -263,8 +273,13 @@ class Session:
                 return TransientFailure("what it says is not MCP")
             if isinstance(cause, OSError | httpx2.HTTPError | MCPError):
                 status = f" (HTTP {self._link.status})" if self._link.status else ""
-                return TransientFailure(f"{str(cause) or type(cause).__name__}{status}")
+                return TransientFailure(f"{_quoted(cause)}{status}")
         return error
+
+
+def _quoted(error: Exception) -> str:
+    """A server's words, of which it may have written megabytes."""
+    return str(error)[:QUOTE_LIMIT] or type(error).__name__
 
 
 async def _greet(client: ClientSession) -> None:
@@ -276,7 +291,7 @@ async def _greet(client: ClientSession) -> None:
             raise
         await client.discover()
     except RuntimeError as error:  # the SDK's, for the version that the server proposes
-        raise NeedsOperator(f"{error}: another version of the server may do") from None
+        raise NeedsOperator(f"{_quoted(error)}: another version of the server may do") from None
 
 
 async def _pages(ask: Callable[..., Awaitable[P]]) -> AsyncGenerator[P]:

@@ -14,6 +14,7 @@ from typing import Self
 
 import anyio
 import mcp_types
+import msgspec
 import trio
 from mcp.shared.message import SessionMessage
 
@@ -136,4 +137,21 @@ def _message(line: bytes) -> SessionMessage | None:
     try:
         return SessionMessage(mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError:
+        return _unreadable(line)
+
+
+class _Answer(msgspec.Struct):
+    id: int | str
+    method: msgspec.UnsetType | object = msgspec.UNSET
+
+
+def _unreadable(line: bytes) -> SessionMessage | None:
+    """What stands for an answer that is no message: whoever waits for it shall not wait in vain."""
+    try:
+        answer = msgspec.json.decode(line, type=_Answer)
+    except (msgspec.DecodeError, RecursionError):
         return None
+    if answer.method is not msgspec.UNSET:
+        return None
+    error = mcp_types.ErrorData(code=mcp_types.INTERNAL_ERROR, message="it answered with what cannot be read")
+    return SessionMessage(mcp_types.JSONRPCError(jsonrpc="2.0", id=answer.id, error=error))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import httpcore2
-import msgspec
 import trio
 
 from ...runtime.errors import PocketPawError, Unavailable
@@ -14,7 +14,7 @@ from .errors import ModelInterrupted, ModelMalformedAnswer
 from .failures import Source, failure_in_answer, failure_of_transport
 from .protocol import GenerationEvent
 from .sse import EventTooLarge
-from .wire_error import ErrorInAnswer
+from .wire_error import UNREADABLE, ErrorInAnswer
 
 AFTERWORD_S = 1.0
 """How long a server may take, once the answer is whole, to say what it took and to end the body."""
@@ -42,7 +42,7 @@ class Reader(Protocol):
     def has_read_anything(self) -> bool: ...
 
     def read(self, data: bytes) -> list[GenerationEvent]:
-        """Raises: ErrorInAnswer; msgspec.DecodeError if it is no piece of an answer"""
+        """Raises: ErrorInAnswer; UNREADABLE if it is no piece of an answer"""
         ...
 
     def closing_events(self) -> list[GenerationEvent]: ...
@@ -63,6 +63,7 @@ class Answer:
         self._received_bytes = 0
         self._has_begun = False
         self._is_over = False
+        self._afterword_until = math.inf
 
     async def next_events(self) -> list[GenerationEvent]:
         """Wait for the next events; none when the answer is over.
@@ -76,7 +77,7 @@ class Answer:
             received = await self._receive()
             try:
                 events = self._read_end() if received is None else self._read(received)
-            except (msgspec.DecodeError, EventTooLarge) as error:
+            except (*UNREADABLE, EventTooLarge) as error:
                 raise self._malformed(str(error)) from error
             except ErrorInAnswer as error:
                 raise self._interrupted_by(failure_in_answer(error.error, self._source)) from error
@@ -107,8 +108,9 @@ class Answer:
         return received
 
     async def _receive_afterword(self) -> bytes | None:
+        self._afterword_until = min(self._afterword_until, trio.current_time() + AFTERWORD_S)
         try:
-            with trio.fail_after(AFTERWORD_S):
+            with trio.fail_at(self._afterword_until):
                 return await anext(self._pieces, None)
         except (*HTTP_ERRORS, trio.TooSlowError):
             return None
@@ -127,7 +129,7 @@ class Answer:
         had_read_anything = self._reader.has_read_anything
         try:
             events = [event for data in self._decoder.finish() for event in self._reader.read(data)]
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             if not had_read_anything:
                 raise
             raise self._interrupted("in the middle of an event") from error

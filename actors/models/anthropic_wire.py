@@ -21,7 +21,7 @@ from .protocol import (
     ToolCallDelta,
     Usage,
 )
-from .wire_error import ErrorInAnswer, WireError
+from .wire_error import ErrorInAnswer, WireError, counted
 
 Block = dict[str, object]
 
@@ -207,7 +207,7 @@ class MessageReader:
     def read(self, data: bytes) -> list[GenerationEvent]:
         """Read the data of one event; kinds that are not known are left out, as the API's versioning asks for.
 
-        Raises: ErrorInAnswer; msgspec.DecodeError if it is none
+        Raises: ErrorInAnswer; UNREADABLE if it is none
         """
         event = _decode_event(data)
         match event.type:
@@ -280,8 +280,9 @@ class MessageReader:
         """Take the counts: those at the end are of the whole answer, and what was cached was read too."""
         if usage is None:
             return
-        if usage.input_tokens is not None:
-            cached = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
-            self._input_tokens = usage.input_tokens + cached
-        if usage.output_tokens is not None:
-            self._output_tokens = usage.output_tokens
+        given, made = counted(usage.input_tokens), counted(usage.output_tokens)
+        if given is not None:
+            cached = (counted(usage.cache_creation_input_tokens) or 0) + (counted(usage.cache_read_input_tokens) or 0)
+            self._input_tokens = given + cached
+        if made is not None:
+            self._output_tokens = made

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
-import msgspec
 import trio
 
 from ...runtime.errors import PocketPawError
@@ -29,6 +28,7 @@ from .protocol import Finished, Generate, GenerationEvent, TextDelta, ThinkingDe
 from .server_backend import DEFAULT_LIMITS, Limits
 from .sse import EventTooLarge
 from .transcript import transcript
+from .wire_error import UNREADABLE
 
 AFTERWORD_S = 2.0
 """How long a program may take to close its stdout once it has said that it is done."""
@@ -71,12 +71,15 @@ class CommandLine:
             report, has_begun, characters = Report(self.model or self.name), False, 0
             decoder, reader = LineDecoder(), self._program.open_reader(report)
             deadline = trio.current_time() + self._limits.total_s
-            while received := await self._receive(run, report, deadline):
-                for event in self._read(decoder, reader, received):
+            while True:
+                received = await self._receive(run, report, deadline)
+                for event in self._read(decoder, reader, received or b"\n"):  # the last line may lack its end
                     has_begun = True
                     if isinstance(event, TextDelta | ThinkingDelta):
                         characters += len(event.text)
                     yield event
+                if not received:
+                    break
             how = await run.end()
             if report.failure or not report.has_answered:
                 raise self._failure(how, report.failure or run.last_words(), has_begun=has_begun)
@@ -86,7 +89,11 @@ class CommandLine:
             await run.close()
 
     def _prepare(self, prompt: str) -> ProgramRun:
-        return ProgramRun([self._find(), *self._arguments()], prompt)
+        command = [self._find(), *self._arguments()]
+        try:
+            return ProgramRun(command, prompt)
+        except OSError as error:  # no room on the disk
+            raise ModelUnreachable(f"{self.name} cannot be run: {error.strerror}", **self._context) from error
 
     def _find(self) -> str:
         """Find the program on the PATH; blocks on the disk."""
@@ -131,7 +138,7 @@ class CommandLine:
         events: list[GenerationEvent] = []
         try:
             for line in decoder.feed(received):
-                with suppress(msgspec.DecodeError):  # a notice between the lines, or a kind of line that is news to us
+                with suppress(*UNREADABLE):  # a notice between the lines, or a kind of line that is news to us
                     events += reader.read(line)
         except EventTooLarge as error:
             raise ModelMalformedAnswer(f"{self.name} wrote {error}", **self._context) from error

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from .protocol import GenerationEvent, TextDelta, ThinkingDelta
+from .wire_error import counted
 
 
 class Report:
@@ -25,17 +26,20 @@ class Report:
         self.failure = ""
 
     def count(self, input_tokens: int, output_tokens: int, cost_usd: float = 0.0) -> None:
+        given, made = counted(input_tokens), counted(output_tokens)
+        if given is None or made is None:
+            return
         self.has_counted = True
-        self.input_tokens += input_tokens
-        self.output_tokens += output_tokens
-        self.cost_usd += cost_usd
+        self.input_tokens += given
+        self.output_tokens += made
+        self.cost_usd += max(0.0, cost_usd)
 
 
 class LineReader(Protocol):
     """Reads the lines of one run."""
 
     def read(self, line: bytes) -> list[GenerationEvent]:
-        """Raises: msgspec.DecodeError if it is no JSON object of the program's"""
+        """Raises: UNREADABLE if it is no JSON object of the program's"""
         ...
 
 

@@ -11,8 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from tempfile import TemporaryFile, mkdtemp
 from typing import IO
 
 import trio
@@ -37,11 +38,13 @@ class ProgramRun:
 
     def __init__(self, command: Sequence[str], prompt: str) -> None:
         self._command = list(command)
-        self._folder = tempfile.mkdtemp(prefix="pocketpaw-")
-        self._stdin: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
-        self._stdin.write(prompt.encode())
-        self._stdin.seek(0)
+        with ExitStack() as made:  # all of it, or nothing
+            self._stdin = made.enter_context(_file())
+            self._stderr = made.enter_context(_file())
+            self._stdin.write(prompt.encode())
+            self._stdin.seek(0)
+            self._folder = mkdtemp(prefix="pocketpaw-")
+            made.pop_all()
         self._process: trio.Process | None = None
         self._lifeline = -1
 
@@ -96,7 +99,9 @@ class ProgramRun:
         with trio.CancelScope(shield=True):
             if self._process is not None:
                 self._kill(self._process)
+            if self._lifeline >= 0:
                 os.close(self._lifeline)
+            if self._process is not None:
                 await self._process.wait()
                 assert self._process.stdout is not None
                 await trio.aclose_forcefully(self._process.stdout)
@@ -112,3 +117,7 @@ class ProgramRun:
         self._stdin.close()
         self._stderr.close()
         shutil.rmtree(self._folder, ignore_errors=True)  # a temporary folder: the system clears what is left of it
+
+
+def _file() -> IO[bytes]:
+    return TemporaryFile()

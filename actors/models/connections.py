@@ -33,6 +33,9 @@ KEPT_IDLE = 16
 KEPT_IDLE_S = 60.0
 
 
+PROXIES = ("http", "https")
+
+
 class Connections:
     """A pool for each proxy that the environment names (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`), and one
     for the way without.
@@ -80,13 +83,25 @@ class Connections:
 
 
 def proxy_for(scheme: str, host: str, port: int | None) -> str:
-    """Find the proxy for a server in the environment; empty for none, and always for this machine's own servers."""
+    """Find the proxy for a server in the environment; empty for none, and always for this machine's own servers.
+
+    Raises: httpcore2.ProxyError if it is of a kind that cannot be used, or has no address
+    """
     is_local = host in ("localhost", "127.0.0.1", "::1")
     if is_local or proxy_bypass(f"{host}:{port}" if port else host):
         return ""
     proxies = getproxies()
     address = proxies.get(scheme) or proxies.get("all") or ""
-    return address if "://" in address or not address else f"http://{address}"
+    if not address:
+        return ""
+    address = address if "://" in address else f"http://{address}"
+    try:
+        kind = httpx2.URL(address).scheme
+    except httpx2.InvalidURL as error:
+        raise httpcore2.ProxyError(f"the environment names a proxy for {scheme} whose address is none") from error
+    if kind not in PROXIES:
+        raise httpcore2.ProxyError(f"the environment names a proxy for {scheme} of the kind {kind}, not http or https")
+    return address
 
 
 def _open_pool(proxy: str, tls: ssl.SSLContext | None) -> httpcore2.AsyncConnectionPool:

@@ -23,9 +23,12 @@ from .errors import (
     ModelUnreachable,
     PromptTooLong,
 )
-from .wire_error import WireError
+from .wire_error import UNREADABLE, WireError, counted
 
 QUOTE_LIMIT_CHARACTERS = 300
+
+LONGEST_PAUSE_S = 24 * 3600.0
+"""What a server may ask for; one that asks for eternity is asked again tomorrow."""
 
 # OpenAI, llama.cpp, LM Studio, vLLM and Anthropic, in this order.
 _TOO_LONG = (
@@ -72,7 +75,7 @@ def parse_error_body(body: bytes) -> WireError:
     try:
         # in a list of one, if it is Google's
         parsed = msgspec.json.decode(body.strip().removeprefix(b"[").removesuffix(b"]"), type=_ErrorBody)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return WireError(message=body.decode("utf-8", "replace"))
     if isinstance(parsed.error, WireError):
         return parsed.error
@@ -97,7 +100,8 @@ def failure_of_status(
         case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:
             return ModelMisconfigured(f"{said}; is the address right, and does it have {source.model!r}?", **context)
         case _ if any(clue in clues for clue in _TOO_LONG):
-            return PromptTooLong(said, prompt_tokens=error.n_prompt_tokens, limit_tokens=error.n_ctx, **context)
+            tokens = {"prompt_tokens": counted(error.n_prompt_tokens), "limit_tokens": counted(error.n_ctx)}
+            return PromptTooLong(said, **tokens, **context)
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return PromptTooLong(said, prompt_tokens=None, limit_tokens=None, **context)
         case HTTPStatus.REQUEST_TIMEOUT | HTTPStatus.CONFLICT | HTTPStatus.TOO_EARLY:
@@ -137,7 +141,7 @@ def _refused_credential(status: int, source: Source, context: dict[str, object])
 def failure_in_answer(error: WireError, source: Source) -> PocketPawError:
     """Name the failure that an error object inside a 200 stands for: its `code` is a status with some servers."""
     code = error.code
-    if isinstance(code, str) and code.isdigit():
+    if isinstance(code, str) and len(code) == 3 and code.isascii() and code.isdigit():
         code = int(code)
     if isinstance(code, int) and HTTPStatus.BAD_REQUEST <= code <= 599:
         return failure_of_status(code, error, source)
@@ -181,14 +185,19 @@ def _innermost(error: BaseException) -> BaseException:
 def retry_after(headers: Mapping[bytes, bytes], now: datetime) -> float | None:
     """Read `Retry-After` (RFC 9110, section 10.2.3: seconds or a date) or OpenAI's `retry-after-ms`, in seconds."""
     try:
-        if milliseconds := headers.get(b"retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
-        value = headers.get(b"retry-after", b"").decode("latin-1").strip()
-        if not value:
-            return None
-        if value.replace(".", "", 1).isdigit():
-            return float(value)
-        date = parsedate_to_datetime(value)
-    except ValueError:
+        pause_s = _pause(headers, now)
+    except (ValueError, OverflowError):
         return None  # not readable: as if it were absent
-    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
+    return None if pause_s is None else min(max(0.0, pause_s), LONGEST_PAUSE_S)
+
+
+def _pause(headers: Mapping[bytes, bytes], now: datetime) -> float | None:
+    if milliseconds := headers.get(b"retry-after-ms"):
+        return float(milliseconds) / 1000
+    value = headers.get(b"retry-after", b"").decode("latin-1").strip()
+    if not value:
+        return None
+    if value.replace(".", "", 1).isdigit():
+        return float(value)
+    date = parsedate_to_datetime(value)
+    return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds()

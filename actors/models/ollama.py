@@ -19,7 +19,8 @@ from .lines import LineDecoder
 from .ollama_wire import ChatReader, PullLine, decode_pull_line, encode_request, names_in_tags
 from .protocol import Generate
 from .server_backend import DEFAULT_LIMITS, Limits, ServerBackend
-from .wire_error import WireError
+from .sse import EventTooLarge
+from .wire_error import UNREADABLE, WireError
 
 TAGS_LIMIT_BYTES = 4 * 1024 * 1024
 PULL_S = 6 * 3600.0
@@ -73,7 +74,7 @@ class Ollama(ServerBackend):
         body = await self.fetch_list(TAGS_LIMIT_BYTES)
         try:
             names = names_in_tags(body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             source = self.source
             raise ModelMalformedAnswer(
                 f"{source.address} does not answer like an Ollama server", backend=self.name, model=self.model
@@ -92,18 +93,24 @@ class Ollama(ServerBackend):
         Raises: see errors.py
         """
         body = msgspec.json.encode({"model": self.model, "stream": True})
-        response = await self.send("POST", b"/api/pull", body, trio.current_time() + PULL_S)
+        deadline = trio.current_time() + PULL_S
+        response = await self.send("POST", b"/api/pull", body, deadline)
         try:
             if response.status != HTTPStatus.OK:
                 raise await self.failure_of(response)
             decoder = LineDecoder()
             async with aclosing(response.aiter_stream()) as pieces:
                 async for piece in pieces:
+                    if trio.current_time() >= deadline:  # as for an answer, a silence ends by itself
+                        raise trio.TooSlowError
                     for line in decoder.feed(piece):
                         yield self._progress(line)
             for line in decoder.finish():
                 yield self._progress(line)
-        except HTTP_ERRORS as error:
+        except EventTooLarge as error:
+            detail = f"{self.source.address} said of its pull: {error}"
+            raise ModelMalformedAnswer(detail, backend=self.name, model=self.model) from error
+        except (*HTTP_ERRORS, trio.TooSlowError) as error:
             raise failure_of_transport(error, self.source) from error
         finally:
             await response.aclose()
@@ -111,7 +118,7 @@ class Ollama(ServerBackend):
     def _progress(self, line: bytes) -> PullLine:
         try:
             progress = decode_pull_line(line)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             detail = f"{self.source.address} said of its pull: {self.source.quote(line.decode('utf-8', 'replace'))}"
             raise ModelMalformedAnswer(detail, backend=self.name, model=self.model) from error
         if progress.error:

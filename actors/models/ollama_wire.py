@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -19,7 +20,10 @@ from .protocol import (
     ToolCallDelta,
     Usage,
 )
-from .wire_error import ErrorInAnswer, WireError
+from .wire_error import ErrorInAnswer, WireError, counted
+
+SIZE_LIMIT_BYTES = 2**53
+"""No model is larger, and JSON's readers know no larger number for sure."""
 
 
 def encode_request(
@@ -95,8 +99,8 @@ class PullLine(msgspec.Struct):
     """What a pull says of itself; the sizes are of the layer in hand, in bytes."""
 
     status: str = ""
-    total: int = 0
-    completed: int = 0
+    total: Annotated[int, msgspec.Meta(ge=0, le=SIZE_LIMIT_BYTES)] = 0
+    completed: Annotated[int, msgspec.Meta(ge=0, le=SIZE_LIMIT_BYTES)] = 0
     error: str = ""
 
 
@@ -107,7 +111,7 @@ decode_pull_line = msgspec.json.Decoder(PullLine).decode
 def names_in_tags(body: bytes) -> set[str]:
     """Read the models that a server has.
 
-    Raises: msgspec.DecodeError
+    Raises: UNREADABLE
     """
     return {model.name for model in msgspec.json.decode(body, type=_Tags).models or ()}
 
@@ -131,7 +135,7 @@ class ChatReader:
     def read(self, data: bytes) -> list[GenerationEvent]:
         """Read one line.
 
-        Raises: ErrorInAnswer; msgspec.DecodeError if it is none
+        Raises: ErrorInAnswer; UNREADABLE if it is none
         """
         line = self._last = _decode_line(data)
         if line.error is not None:
@@ -165,7 +169,7 @@ class ChatReader:
         return ToolCallDelta(self._calls - 1, call_id, call.function.name, arguments)
 
     def _count(self) -> Usage:
-        given, made = self._last.prompt_eval_count, self._last.eval_count
+        given, made = counted(self._last.prompt_eval_count), counted(self._last.eval_count)
         if given is None or made is None:
             return estimated_usage(self._messages, self._answer_characters, self._model, self._backend)
         return Usage(given, made, given + made, self._model, self._backend)

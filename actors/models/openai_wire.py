@@ -22,7 +22,7 @@ from .protocol import (
     Usage,
 )
 from .sse import EventDecoder, EventTooLarge
-from .wire_error import ErrorInAnswer, WireError
+from .wire_error import ErrorInAnswer, WireError, counted
 
 CHARACTERS_PER_TOKEN = 4
 """For estimates only: what English comes to in today's tokenizers."""
@@ -217,7 +217,7 @@ class AnswerReader:
     def read(self, data: bytes) -> list[GenerationEvent]:
         """Read one chunk, or a whole completion.
 
-        Raises: ErrorInAnswer; msgspec.DecodeError if it is neither
+        Raises: ErrorInAnswer; UNREADABLE if it is neither
         """
         if self.is_done or data == b"[DONE]":
             self.is_done = True
@@ -282,14 +282,13 @@ class AnswerReader:
 
     def _count(self) -> Usage:
         told = self._usage
-        if told is None or told.prompt_tokens is None or told.completion_tokens is None:
+        given, made = counted(told and told.prompt_tokens), counted(told and told.completion_tokens)
+        if told is None or given is None or made is None:
             return estimated_usage(self._messages, self._answer_characters, self._model, self._backend)
-        total = told.total_tokens
+        total = counted(told.total_tokens)
         if total is None:
-            total = told.prompt_tokens + told.completion_tokens
-        return Usage(
-            told.prompt_tokens, told.completion_tokens, total, self._model, self._backend, cost_usd=told.cost or 0.0
-        )
+            total = given + made
+        return Usage(given, made, total, self._model, self._backend, cost_usd=max(0.0, told.cost or 0.0))
 
 
 def estimated_usage(messages: Iterable[ChatMessage], answer_characters: int, model: str, backend: str) -> Usage:

@@ -23,7 +23,7 @@ class ToolCall(msgspec.Struct, frozen=True):
         """Give the arguments as an object, also what is none, which a wire that only takes objects needs."""
         try:
             return msgspec.json.decode(self.arguments or "{}", type=dict[str, object])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return {"not_a_json_object": self.arguments}
 
 

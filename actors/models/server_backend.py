@@ -151,10 +151,12 @@ class ServerBackend(ABC):
         retry = 0
         pictures = await load_images(request.messages)
         while True:
+            body = self._encode(request, pictures)
             try:
-                return await self._try_once(request, pictures, deadline)
+                return await self._try_once(request, body, deadline)
             except ModelRefusedInput as refusal:
-                if self.adapt_to(refusal.detail):
+                # Another request may have been refused meanwhile: then it is asked differently already.
+                if self.adapt_to(refusal.detail) or self._encode(request, pictures) != body:
                     continue
                 if not has_images(request) or "image" not in refusal.detail.lower():
                     raise
@@ -166,11 +168,11 @@ class ServerBackend(ABC):
                 retry += 1
                 await trio.sleep(pause_s)
 
-    async def _try_once(
-        self, request: Generate, pictures: Pictures, deadline: float
-    ) -> tuple[Answer, list[GenerationEvent]]:
+    def _encode(self, request: Generate, pictures: Pictures) -> bytes:
         limits = [limit for limit in (request.max_tokens, self.max_tokens) if limit is not None]
-        body = self.encode(request, min(limits, default=None), pictures)
+        return self.encode(request, min(limits, default=None), pictures)
+
+    async def _try_once(self, request: Generate, body: bytes, deadline: float) -> tuple[Answer, list[GenerationEvent]]:
         response = await self.send("POST", self.chat_path, body, deadline)
         answer = Answer(response, *self.open_reader(request), self.source, deadline)
         try:

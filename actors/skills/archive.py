@@ -22,6 +22,8 @@ PATH_LIMIT = 500
 
 _CHUNK_BYTES = 64 * 1024
 _ENCRYPTED = 0x1
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""The others can ask for gigabytes of memory to unpack a few bytes, and fail in ways of their own."""
 
 
 def unpack(archive: BinaryIO, target: Path) -> None:
@@ -63,6 +65,8 @@ def _path_in(target: Path, member: zipfile.ZipInfo) -> Path:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise Forbidden(f"{shown(name)} in the archive is a link or a special file: a skill with one is not installed")
+    if member.compress_type not in _COMPRESSIONS:
+        raise InvalidInput(f"{shown(name)} in the archive is packed in another way than by deflate")
     if member.flag_bits & _ENCRYPTED:
         raise InvalidInput("the archive is encrypted")
     return target / path

@@ -39,7 +39,7 @@ class FoundSkill(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        return self.head.name if self.head is not None else self.path.name
+        return self.head.name if self.head is not None else shown(self.path.name)
 
 
 @dataclass
@@ -110,7 +110,7 @@ def list_files(folder: Path, most: int) -> list[str]:
         paths += [str(inside / name) for name in sorted(files) if not name.startswith(".")]
         if len(paths) > most:
             break
-    return [path for path in paths if path != SKILL_FILE][:most]
+    return [shown(path) for path in paths if path != SKILL_FILE][:most]
 
 
 def _found(folder: Folder) -> FoundSkill:

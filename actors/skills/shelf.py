@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ...runtime.errors import Conflict, InvalidInput, NotFound, PocketPawError
-from ..tools.jail import Jail
+from ..tools.jail import Jail, shown
 from .files import FoundSkill, copy_skill, read_skill
 from .format import SKILL_FILE, read_head
 
@@ -181,6 +181,9 @@ def _signature(file: Path) -> tuple[int, ...]:
 
 
 def _head_of(folder: Path) -> Skill:
+    name = shown(folder.name)
+    if name != folder.name:
+        return Skill(name, error="the name of its folder is no text that could be passed on: rename the folder")
     try:
         head = read_head(read_skill(folder, SKILL_FILE))
     except PocketPawError as error:

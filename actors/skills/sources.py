@@ -84,9 +84,9 @@ async def clone(source: GitSource, target: Path) -> None:
 
     Raises: Unavailable, NotFound, TimedOut, TooLarge, Forbidden for a server that is not public.
     """
-    options = [] if source.is_ours else await _pinned(source.url)
-    scheme = source.url.partition(":")[0]
-    command = ["git", *_FIXED_OPTIONS, *options, "clone", *_CLONE_OPTIONS, "--", source.url, str(target)]
+    url, options = (source.url, []) if source.is_ours else await _pinned(source.url)
+    scheme = url.partition(":")[0]
+    command = ["git", *_FIXED_OPTIONS, *options, "clone", *_CLONE_OPTIONS, "--", url, str(target)]
     try:
         process = await trio.lowlevel.open_process(
             command,
@@ -157,8 +157,11 @@ def _environment(folder: Path, scheme: str) -> dict[str, str]:
     }
 
 
-async def _pinned(url: str) -> list[str]:
-    """Have git connect to an address that was judged, as the egress guard has the tools; raises Forbidden."""
+async def _pinned(url: str) -> tuple[str, list[str]]:
+    """Have git connect to an address that was judged, as the egress guard has the tools; raises Forbidden.
+
+    The URL is written as it was judged: git would resolve a host that is written otherwise (`host.`) by itself.
+    """
     from ..tools.addresses import is_public, own_networks
     from ..tools.egress import parse, resolve  # here: an HTTP client is 4 MB that not everybody needs
 
@@ -172,7 +175,7 @@ async def _pinned(url: str) -> list[str]:
                 f"source: {host} leads to {address}, no public address; skills_git_base can name that server"
             )
     listed = ",".join(f"[{address}]" if isinstance(address, IPv6Address) else str(address) for address in addresses)
-    return ["-c", f"http.curloptResolve={host}:{parsed.port or 443}:{listed}"]
+    return str(parsed), ["-c", f"http.curloptResolve={host}:{parsed.port or 443}:{listed}"]
 
 
 async def _drain(process: trio.Process, stderr: bytearray, drained: trio.Event) -> None:

@@ -206,6 +206,9 @@ def _edit(jail: Jail, arguments: EditFile) -> str:
                 f"old_text is {count} times in {shown(folder.path / name)}: give more of the text around it,"
                 " or set `every` to replace all"
             )
+        size = before.st_size + count * (len(new.encode()) - len(old.encode()))
+        if size > EDIT_LIMIT_BYTES:
+            raise TooLarge(f"new_text: {name} would have {size} bytes; files of up to {EDIT_LIMIT_BYTES} can be edited")
         with folder.replacing(name, before) as file:
             file.write(text.replace(old, new).encode())
         return f"replaced {count} {'occurrence' if count == 1 else 'occurrences'} in {shown(folder.path / name)}"

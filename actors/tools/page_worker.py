@@ -89,7 +89,7 @@ def to_markdown(html: bytes, url: str, charset: str = "") -> Page:
     content = _content_of(soup)
     try:
         text = _convert(content)
-    except RecursionError:  # elements nested a thousand deep: their text is still text
+    except (RecursionError, ValueError):  # elements nested a thousand deep, a list that begins at ²: text is still text
         text = content.get_text("\n", strip=True)
     return Page(_clean(title), _clean(_BLANK_LINES.sub("\n\n", text)))
 
@@ -101,6 +101,7 @@ def _clean(text: str) -> str:
 
 def _parse(html: bytes, charset: str) -> BeautifulSoup:
     from bs4 import BeautifulSoup
+    from bs4.exceptions import ParserRejectedMarkup
 
     class Soup(BeautifulSoup):
         """Ends elements whose end tag is optional."""
@@ -115,7 +116,11 @@ def _parse(html: bytes, charset: str) -> BeautifulSoup:
                     break
             return super().handle_starttag(name, *args, **options)
 
-    return Soup(html, "html.parser", from_encoding=charset or None)
+    try:
+        return Soup(html, "html.parser", from_encoding=charset or None)
+    except ParserRejectedMarkup:  # at "<![ ", say, which to a browser begins a comment
+        html = html.replace(b"<!", b"<?").replace(b"<\0!", b"<\0?")
+        return Soup(html, "html.parser", from_encoding=charset or None)
 
 
 def _convert(content: Tag) -> str:

@@ -20,6 +20,8 @@ from ..models.connections import HTTP_ERRORS, Connections
 
 SEARCH_S = 20.0
 ANSWER_LIMIT_BYTES = 2_000_000
+EXCERPT_LIMIT = 1_500
+"""Characters of a title or an excerpt; twenty results of this length are as much as one answer holds."""
 
 _TAG = re.compile(r"<[^<>]*>")
 
@@ -92,7 +94,7 @@ class SearchEngine(ABC):
             raise Unavailable(f"the search engine at {self.host} answers with the status {status}{self._hint(status)}")
         try:
             return self._read(body)[:limit]
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise Unavailable(f"the search engine at {self.host} answers with something else: {error}") from error
 
     async def _send(self, connections: Connections, request: httpcore2.Request) -> tuple[int, bytes]:
@@ -173,5 +175,5 @@ def engine_of(settings: Settings) -> SearchEngine:
 
 
 def _plain(text: str | None) -> str:
-    """An excerpt without the tags in which engines set off what was found."""
-    return html.unescape(_TAG.sub("", text or "")).strip()
+    """An excerpt without the tags in which engines set off what was found, and no longer than one is."""
+    return html.unescape(_TAG.sub("", (text or "")[: 2 * EXCERPT_LIMIT])).strip()[:EXCERPT_LIMIT]

@@ -152,6 +152,6 @@ def decode(body: bytes, charset: str) -> str:
     """Read text, whatever it says its charset is; without what no database or message could hold."""
     try:
         text = body.decode(charset or "utf-8-sig", errors="replace")
-    except (LookupError, UnicodeError):  # no charset, or one of Python's own curiosities
+    except (LookupError, ValueError):  # no charset, or one of Python's own curiosities
         text = body.decode("utf-8-sig", errors="replace")
     return text.replace("\0", "").encode(errors="replace").decode()

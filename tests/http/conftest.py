@@ -11,20 +11,26 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
+from pocketpaw.actors.access.api_keys import ApiKeys
+from pocketpaw.actors.access.guard import Guard
+from pocketpaw.actors.access.oauth import OAuth
 from pocketpaw.actors.agent import Agent, AgentContext
-from pocketpaw.actors.guard import Guard
+from pocketpaw.actors.files.keeper import FilesKeeper
 from pocketpaw.actors.health import Health
 from pocketpaw.actors.identity import Identity, IdentityKeeper
 from pocketpaw.actors.inspector import Inspector
 from pocketpaw.actors.mcp.keeper import McpKeeper
 from pocketpaw.actors.memory import MemoryKeeper
+from pocketpaw.actors.metrics.metrics import Metrics
 from pocketpaw.actors.models.installer import Installer
 from pocketpaw.actors.models.protocol import Finished, Generate, GenerationEvent, TextDelta, ThinkingDelta, Usage
 from pocketpaw.actors.models.router import BackendState, CheckBackends
+from pocketpaw.actors.scheduler.scheduler import Scheduler
 from pocketpaw.actors.settings import LiveSettings, SettingsKeeper
 from pocketpaw.actors.skills.keeper import Skills
 from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.actors.tools.gate import Gate
+from pocketpaw.actors.webhooks.webhooks import Webhooks
 from pocketpaw.config import open_home
 from pocketpaw.http.listener import Http
 from pocketpaw.runtime import Actor, ActorSystem, Child, DynamicSupervisor, Supervisor
@@ -153,13 +159,18 @@ def serve(tmp_path: Path) -> Serve:
                 Child(IdentityKeeper, live, id="identity"),
                 Child(MemoryKeeper, live, id="memory"),
                 Child(Skills, live),
+                Child(FilesKeeper, live, id="files"),
+                Child(Metrics, live),
                 Child(Health, live),
                 Child(Guard, live),
+                Supervisor("access", [Child(ApiKeys, id="keys"), Child(OAuth, live, id="oauth")]),
                 Child(Inspector, live),
                 Supervisor("models", [Child(FakeRouter, model, id="router"), Child(Installer, live)]),
                 Supervisor("mcp", [DynamicSupervisor("servers"), Child(McpKeeper, live, catalogue, id="keeper")]),
                 Supervisor("tools", [Child(Gate, live, catalogue, "boot-1")]),
                 DynamicSupervisor("agents", partial(Agent, context=context)),
+                Child(Webhooks, live),
+                Child(Scheduler, live, "boot-1"),
                 Child(Http, live, urls.append),
             ],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -50,6 +51,32 @@ def test_path_and_query_are_converted_by_the_fields_types() -> None:
 
 def test_what_is_left_out_has_its_default() -> None:
     assert SEARCH.bind({"session_id": "s-1"}, args(), b"") == Search(session_id="s-1")
+
+
+class Since(Message[Done], to="nobody"):
+    since: datetime
+
+
+@pytest.mark.parametrize(
+    ("text", "is_taken"),
+    [
+        ("0001-01-01T00:00:00Z", True),
+        ("0001-01-01T00:00:00+14:00", False),
+        ("9999-12-31T23:59:59-05:00", False),
+        ("2026-01-01T00:00:00+14:00", True),
+    ],
+)
+def test_a_time_that_utc_does_not_have_is_refused(text: str, is_taken: bool) -> None:
+    for binding, query, body in (
+        (Binding(Since), args(since=text), b""),
+        (Binding(Since, has_body=True), args(), b'{"since": "%b"}' % text.encode()),
+    ):
+        if is_taken:
+            assert binding.bind({}, query, body).since == datetime.fromisoformat(text)
+        else:
+            with pytest.raises(InvalidInput, match="of UTC") as caught:
+                binding.bind({}, query, body)
+            assert place_of(caught) == ["body" if body else "query", "since"]
 
 
 def test_a_list_may_be_given_by_repeating_its_name() -> None:

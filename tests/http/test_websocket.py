@@ -147,7 +147,7 @@ async def test_without_a_credential_it_is_closed_4401(serve: Serve, options: Jso
 
 
 async def test_without_the_scope_it_is_closed_4403(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pocketpaw.actors.guard.MASTER", Principal("narrow", frozenset({"sessions"})))
+    monkeypatch.setattr("pocketpaw.actors.access.guard.MASTER", Principal("narrow", frozenset({"sessions"})))
     async with serve() as daemon, connect(daemon, f"token={daemon.live.access_token}") as client:
         assert await client.closed() == (4403, "Missing required scope: chat")
 

@@ -7,10 +7,13 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from alembic import command
 from alembic.config import Config
 from pocketpaw.runtime.errors import Conflict, NeedsOperator, Unavailable
+from pocketpaw.storage.api_keys import AddApiKey, KeyPair, LoadApiKeys, MarkApiKeysUsed, ReplaceApiKey
+from pocketpaw.storage.credentials import ListCredentials
 from pocketpaw.storage.database import Database, open_database
 from pocketpaw.storage.error_log import ListErrors, RecordError
 from pocketpaw.storage.export import ExportSession
@@ -18,6 +21,7 @@ from pocketpaw.storage.group import run_batch
 from pocketpaw.storage.history import GetHistory, GetTurnHistory
 from pocketpaw.storage.memories import AddMemory, CountMemories, DeleteMemory, ListMemories, MarkMemoriesUsed
 from pocketpaw.storage.migrate import MIGRATIONS
+from pocketpaw.storage.oauth import AddOAuthGrant, LoadOAuthGrants, NewTokens, RedeemCode, RotateTokens
 from pocketpaw.storage.recollection import PickMemories, SearchMemories
 from pocketpaw.storage.registry import answer
 from pocketpaw.storage.search import SearchSessions
@@ -25,10 +29,14 @@ from pocketpaw.storage.sessions import DeleteSession, GetSession, ListSessions, 
 from pocketpaw.storage.soundness import CheckStorage, ProbeStorage
 from pocketpaw.storage.supervision_log import ListSupervisionEvents, RecordSupervisionEvents, SupervisionEvent
 from pocketpaw.storage.tokens import ListRevokedTokens, RevokeToken
+from pocketpaw.storage.tool_calls import EndCall, ListCalls
+from pocketpaw.storage.turn_counts import CountTurns
 from pocketpaw.storage.turns import ClaimTurn, GetTurn, ListUnfinishedSessions
-from pocketpaw.storage.usage import GetUsage
+from pocketpaw.storage.usage import GetUsage, ListRecentUsage, ResetUsage
+from pocketpaw.storage.written_files import ListWrittenFiles
 from sqlalchemy import Connection, create_engine, inspect
 
+from .test_tool_calls import call
 from .test_turns import done, question
 
 URL = os.environ.get("POCKETPAW_TEST_POSTGRES_URL", "")
@@ -124,10 +132,22 @@ def test_turns_sessions_and_search_work_there_too(writer: Connection, reader: Co
         answer(reader, SearchSessions(q=q))
     assert answer(reader, GetUsage()).total_tokens == 15
     assert answer(reader, GetUsage(since=datetime(2020, 1, 1, tzinfo=UTC))).requests == 1
+    assert [one.session_id for one in answer(reader, ListRecentUsage())] == ["s-1"]
+    assert answer(reader, CountTurns()) == {"done": 1, "pending": 1}
     assert "pizza" in answer(reader, ExportSession(session_id="s-1")).content
     assert answer(reader, CheckStorage(thoroughly=True)).problem is None
     run_batch(writer, [DeleteSession(session_id="s-1")])
     assert answer(reader, ListSessions()).total == 0
+    run_batch(writer, [ResetUsage()])
+    assert answer(reader, GetUsage()).requests == 0
+
+
+def test_what_tools_have_written_is_known_there_too(writer: Connection, reader: Connection) -> None:
+    begun = msgspec.structs.replace(call("running"), tool="write_file", arguments={"path": "ü.md", "content": "x"})
+    run_batch(writer, [question("t-1"), begun])
+    opened = answer(reader, ListCalls(turn_id="t-1"))[0]
+    run_batch(writer, [EndCall(call_id=opened.id, claim="boot-1/1", state="done")])
+    assert [(one.path, one.tool) for one in answer(reader, ListWrittenFiles())] == [("ü.md", "write_file")]
 
 
 def test_memories_work_there_too(writer: Connection, reader: Connection) -> None:
@@ -151,6 +171,55 @@ def test_memories_work_there_too(writer: Connection, reader: Connection) -> None
     stats = answer(reader, CountMemories())
     assert (stats.total_memories, stats.total_messages) == (1, 0)
     assert stats.size_bytes > 0
+
+
+def test_access_works_there_too(writer: Connection, reader: Connection) -> None:
+    until = datetime(2100, 1, 1, tzinfo=UTC)
+    new, newer = KeyPair("k-1", "pp_1", "digest 1"), KeyPair("k-2", "pp_2", "digest 2")
+    grant = AddOAuthGrant(
+        grant_id="g-1",
+        client_id="app",
+        scopes=["chat"],
+        granted_by="master",
+        redirect_uri="app.example:/",
+        code_digest="code",
+        code_challenge="challenge",
+        code_expires_at=until,
+    )
+    redeem = RedeemCode(
+        code_digest="code",
+        client_id="app",
+        redirect_uri="app.example:/",
+        code_challenge="challenge",
+        tokens=NewTokens("access 1", until, "refresh 1", until),
+    )
+    rotate = RotateTokens(
+        refresh_digest="refresh 1", client_id="app", tokens=NewTokens("access 2", until, "refresh 2", until)
+    )
+    outcomes = run_batch(
+        writer,
+        [
+            AddApiKey(new=new, name="a \0 key", scopes=["chat"], expires_at=until, created_by="master"),
+            MarkApiKeysUsed(uses={"k-1": datetime(2026, 1, 1, tzinfo=UTC)}),
+            ReplaceApiKey(key_id="k-1", new=newer, created_by="master"),
+            grant,
+            redeem,
+            rotate,
+        ],
+    )
+    assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == []
+    assert [(key.id, key.revoked) for key in answer(reader, LoadApiKeys())] == [("k-2", False), ("k-1", True)]
+    assert [one.id for one in answer(reader, LoadOAuthGrants())] == ["g-1"]
+    assert {one.digest: one.is_revoked for one in answer(reader, ListCredentials())} == {
+        "digest 1": True,
+        "digest 2": False,
+        "access 1": False,
+        "access 2": False,
+    }
+    (stolen,) = run_batch(writer, [rotate])
+    assert stolen.is_reuse
+    assert {one.digest for one in stolen.changed} == {"access 1", "access 2"}
+    assert answer(reader, LoadOAuthGrants()) == []
 
 
 def test_the_logs_work_there_too(writer: Connection, reader: Connection) -> None:

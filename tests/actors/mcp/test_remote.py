@@ -94,6 +94,17 @@ async def test_a_call_that_takes_too_long_is_given_up_and_the_session_goes_on(ru
         assert (await mcp.status("fake")).restarts == 0
 
 
+async def test_a_proxy_that_cannot_be_used_is_for_the_operator(
+    run_mcp: RunMcp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
+    async with run_mcp(remote("https://mcp.example", "streamable-http")) as mcp:
+        status = await mcp.until(lambda status: status.state == "parked")
+        assert "socks5" in status.error
+
+
 async def test_nobody_at_the_address_is_tried_again(run_mcp: RunMcp) -> None:
     async with run_mcp(remote("http://127.0.0.1:9/mcp", "streamable-http")) as mcp:
         status = await mcp.until(lambda status: status.restarts >= 2 and status.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import msgspec
 import pytest
@@ -235,6 +236,55 @@ async def test_a_server_that_changed_its_mind_is_not_asked_for_a_tool_that_it_ha
         with pytest.raises(Unavailable, match="MCP server fake offers no tool mcp__fake__gone at present"):
             async with mcp.system.stream(message, to="mcp/servers/fake") as events:
                 await anext(events)
+
+
+ODD = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" not in asked:
+        continue
+    head = '{"jsonrpc":"2.0","id":' + json.dumps(asked["id"]) + ','
+    if asked["method"] == "initialize":
+        info = {"name": "odd", "version": "1"}
+        version = asked["params"]["protocolVersion"]
+        rest = '"result":' + json.dumps({"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info})
+        rest = sys.argv[2] if len(sys.argv) > 2 else rest
+    elif asked["method"] == "tools/list":
+        rest = '"result":' + json.dumps({"tools": [{"name": "t", "inputSchema": {"type": "object"}}]})
+    else:
+        rest = sys.argv[1]
+    print(head + rest + "}", flush=True)
+"""
+
+
+def odd(*words: str) -> dict[str, object]:
+    """A server that answers a call with these words, and `initialize` too if there are more."""
+    return {"name": "fake", "transport": "stdio", "command": sys.executable, "args": ["-S", "-c", ODD, *words]}
+
+
+@pytest.mark.parametrize("code", [-32000, -32001])
+async def test_an_error_is_the_servers_own_although_the_sdk_uses_its_code(run_mcp: RunMcp, code: int) -> None:
+    async with run_mcp(odd(f'"error":{{"code":{code},"message":"no such ticket"}}')) as mcp:
+        await mcp.connected()
+        output = await mcp.call("t")
+        assert (output.text, output.is_error) == ("no such ticket", True)
+
+
+@pytest.mark.parametrize("answer", ['"result":null', '"result":{"content":[],"x":' + "[" * 400 + "]" * 400 + "}"])
+async def test_an_answer_that_cannot_be_read_is_not_waited_for(run_mcp: RunMcp, answer: str) -> None:
+    async with run_mcp(odd(answer)) as mcp:
+        await mcp.connected()
+        with trio.fail_after(10):
+            output = await mcp.call("t")
+        assert (output.text, output.is_error) == ("it answered with what cannot be read", True)
+
+
+async def test_a_server_that_refuses_at_length_is_quoted_in_brief(run_mcp: RunMcp) -> None:
+    async with run_mcp(odd("", f'"error":{{"code":-1,"message":"{"no " * 10_000}"}}')) as mcp:
+        status = await mcp.until(lambda status: status.error)
+        assert status.error.startswith("no no")
+        assert len(status.error) <= session_module.QUOTE_LIMIT
 
 
 def set_timeout(live: LiveSettings, seconds: float) -> None:

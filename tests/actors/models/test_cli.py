@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import trio
+from pocketpaw.actors.models import cli_run
 from pocketpaw.actors.models.cli import CommandLine
 from pocketpaw.actors.models.cli_programs import PROGRAMS
 from pocketpaw.actors.models.errors import (
@@ -253,6 +256,36 @@ async def test_whoever_leaves_ends_the_program_and_what_it_started(
     await eventually(lambda: _is_gone(program))
 
 
+async def test_the_last_line_may_lack_its_end(programs: Path) -> None:
+    program = place(programs, "claude", CLAUDE)
+    _end_without_newline(programs / "claude")
+    assert (await ask("claude"))[-2:] == [Usage(33, 5, 38, "claude-sonnet-4-6", "cli:claude", 0.25), Finished("stop")]
+    assert _is_gone(program)
+
+
+async def test_a_program_that_cannot_be_run_leaves_nothing_open(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(programs, "claude", CLAUDE)
+    monkeypatch.setenv("ANTHROPIC_TOO_LONG", "x" * 200_000)  # Linux takes no variable of more than 128 KB
+    with pytest.raises(ModelUnreachable, match="cannot be run"):
+        await ask("claude")
+    before = _descriptors()
+    with pytest.raises(ModelUnreachable, match="cannot be run"):
+        await ask("claude")
+    assert _descriptors() == before
+
+
+async def test_a_disk_without_room_is_an_answer(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    place(programs, "claude", CLAUDE)
+    monkeypatch.setattr(cli_run, "mkdtemp", no_room)
+    with pytest.raises(ModelUnreachable, match="No space left"):
+        await ask("claude")
+
+
 async def test_a_child_that_holds_the_pipe_does_not_hold_the_answer(programs: Path, eventually: Eventually) -> None:
     program = place(programs, "claude", CLAUDE, has_child=True)
     with trio.fail_after(20):
@@ -286,6 +319,19 @@ async def ask():
 
 trio.run(ask)
 """
+
+
+def _descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def _end_without_newline(program: Path) -> None:
+    text = program.read_text()
+    changed = text.replace(
+        "print(line, flush=True)", 'print(line, end="" if line == told["lines"][-1] else None, flush=True)'
+    )
+    assert changed != text
+    program.write_text(changed)
 
 
 def _is_gone(program: FakeProgram) -> bool:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 from pocketpaw.actors.models.connections import Connections, proxy_for
+from pocketpaw.actors.models.errors import ModelUnreachable
 from pocketpaw.actors.models.openai_compatible import OpenAICompatible
 from pocketpaw.actors.models.protocol import ChatMessage, Finished, Generate
+from pocketpaw.actors.models.server_backend import Limits
 
 from ...fakes.model_server import fake_model_server
+
+ONCE = Limits(retries=0)
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +35,18 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_environment_names_the_proxy(scheme: str, host: str, expected: str) -> None:
     assert proxy_for(scheme, host, 443) == expected
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "ftp://127.0.0.1:1", "http://127.0.0.1:port"])
+async def test_a_proxy_that_cannot_be_used_is_an_answer(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    async with Connections() as client:
+        backend = OpenAICompatible(
+            name="b", base_url="https://models.example/v1", model="m", client=client, limits=ONCE
+        )
+        with pytest.raises(ModelUnreachable, match="through the proxy"):
+            async for _ in backend.generate(Generate(messages=(ChatMessage("user", "hi"),))):
+                pass
 
 
 async def test_a_request_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pocketpaw.actors.models.errors import (
     PromptTooLong,
 )
 from pocketpaw.actors.models.failures import (
+    LONGEST_PAUSE_S,
     QUOTE_LIMIT_CHARACTERS,
     Source,
     failure_in_answer,
@@ -124,3 +125,27 @@ def test_what_google_anthropic_and_ollama_say_is_understood_too(
     status: int, body: bytes, failure: type[PocketPawError]
 ) -> None:
     assert type(failure_of_status(status, parse_error_body(body), SOURCE)) is failure
+
+
+@pytest.mark.parametrize("code", ["\u00b2", "9" * 5000, 10**30, True])
+def test_a_code_that_is_no_status_is_none(code: object) -> None:
+    assert type(failure_in_answer(WireError(message="what", code=code), SOURCE)) is ModelUnreachable
+
+
+def test_a_refusal_with_too_many_brackets_is_quoted() -> None:
+    body = b'{"error": {"message": ' + b"[" * 5000 + b"]" * 5000 + b"}}"
+    assert type(failure_of_status(500, parse_error_body(body), SOURCE)) is ModelUnreachable
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({b"retry-after-ms": b"inf"}, LONGEST_PAUSE_S),
+        ({b"retry-after": b"9" * 400}, LONGEST_PAUSE_S),
+        ({b"retry-after": b"Mon, 01 Jan 9999 00:00:00 GMT"}, LONGEST_PAUSE_S),
+        ({b"retry-after": b"Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
+        ({b"retry-after": b"Mon, 01 Jan 2030 00:00:00 +99999999999999999999"}, None),
+    ],
+)
+def test_no_pause_is_for_ever(headers: dict[bytes, bytes], expected: float | None) -> None:
+    assert retry_after(headers, NOW) == expected

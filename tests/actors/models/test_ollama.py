@@ -170,7 +170,14 @@ async def test_a_pull_tells_how_far_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "failure"), [('{"error":"no such model"}', ModelUnreachable), ("?", ModelMalformedAnswer)]
+    ("line", "failure"),
+    [
+        ('{"error":"no such model"}', ModelUnreachable),
+        ("?", ModelMalformedAnswer),
+        (f'{{"completed":{10**400},"total":1}}', ModelMalformedAnswer),
+        (f'{{"x":{"[" * 5000}{"]" * 5000}}}', ModelMalformedAnswer),
+        (f'{{"status":"{"x" * 5_000_000}"}}', ModelMalformedAnswer),
+    ],
 )
 async def test_a_pull_that_fails_says_why(line: str, failure: type[Exception]) -> None:
     async with meeting() as met:
@@ -178,3 +185,9 @@ async def test_a_pull_that_fails_says_why(line: str, failure: type[Exception]) -
         with pytest.raises(failure):
             async for _ in met.backend.pull():
                 pass
+
+
+def test_arguments_with_too_many_brackets_are_passed_on_as_a_text() -> None:
+    """A model wrote them, and all of the history is encoded with each question."""
+    arguments = '{"a": ' + "[" * 5000 + "]" * 5000 + "}"
+    assert ToolCall("1", "look", arguments).parsed() == {"not_a_json_object": arguments}

@@ -444,12 +444,33 @@ async def test_an_error_object_after_the_first_token_ends_the_answer() -> None:
         ('{"hello": "there"}',),
         ("",),
         ('{"choices": [{"message": {"content": "half',),
+        sse(f'{{"choices": [], "x": {"[" * 5000}{"]" * 5000}}}'),
+        (f'{{"choices": [], "x": {"[" * 5000}{"]" * 5000}}}',),
     ],
 )
 async def test_what_is_no_completion_is_an_error(raw: tuple[str, ...]) -> None:
     async with meeting(Reply(raw=raw)) as met:
         with pytest.raises(ModelMalformedAnswer):
             await met.ask()
+
+
+@pytest.mark.parametrize("count", [10**30, -5])
+async def test_a_count_that_is_none_is_not_taken_for_one(count: int) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": 5, "total_tokens": count, "cost": -1.0}
+    raw = sse(chunk("Hello."), {**chunk(None, "stop"), "usage": usage}, "[DONE]")
+    async with meeting(Reply(raw=raw)) as met:
+        events = await met.ask()
+    assert usage_of(events).estimated
+    for event in events:
+        encode(event)  # or nobody would hear of it
+
+
+async def test_a_refusal_of_any_shape_is_an_answer() -> None:
+    odd = Reply(status=400, error={"message": "the context length", "n_ctx": 10**30, "code": "\u00b2"})
+    async with meeting(odd) as met:
+        with pytest.raises(PocketPawError) as raised:
+            await met.ask()
+    assert raised.value.data["limit_tokens"] is None
 
 
 async def test_an_event_cut_in_half_is_an_interruption() -> None:
@@ -476,6 +497,13 @@ async def test_a_server_with_another_dialect_is_asked_in_it_from_then_on(words: 
             assert absent not in met.last_body()
             assert present in met.last_body()
         assert met.server.chats == 3
+
+
+async def test_requests_that_are_under_way_together_learn_a_dialect_together() -> None:
+    refusal = Reply(status=400, error={"message": "Use 'max_completion_tokens' instead."}, delay_s=0.2)
+    async with meeting(refusal, refusal, max_tokens=5) as met, trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(met.text)
 
 
 # Time
@@ -513,6 +541,16 @@ async def test_a_whole_answer_is_not_held_up_by_a_body_that_does_not_end(
         started = trio.current_time()
         assert await met.text() == "Hello."
         assert trio.current_time() - started <= 1.5
+
+
+async def test_a_whole_answer_is_not_held_up_by_a_body_that_trickles_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    raw = (*sse(chunk("Hello.", "stop")), *[": still here\n\n"] * 400)
+    async with meeting(Reply(raw=raw, chunk_delay_s=0.5)) as met:
+        started = trio.current_time()
+        assert await met.text() == "Hello."
+        assert trio.current_time() - started <= 2.5
 
 
 # Leaving

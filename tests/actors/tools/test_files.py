@@ -236,6 +236,14 @@ async def test_an_edit_replaces_exactly_one_place_unless_it_says_every(tools: To
         assert file.read_text() == "1 2 2\n"
 
 
+async def test_an_edit_cannot_blow_a_file_up(tools: Tools, home: Path) -> None:
+    (home / "a.txt").write_text("a" * 100_000)
+    async with tools() as call:
+        with pytest.raises(TooLarge, match="would have 100000000 bytes"):
+            await call("edit_file", path="a.txt", old_text="a", new_text="b" * 1000, every=True)
+    assert (home / "a.txt").read_text() == "a" * 100_000
+
+
 async def test_an_edit_keeps_the_line_breaks_of_the_file(tools: Tools, home: Path) -> None:
     async with tools() as call:
         (home / "a.txt").write_bytes(b"one\r\ntwo\r\nthree\r\n")

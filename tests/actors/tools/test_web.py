@@ -111,6 +111,9 @@ def test_a_page_that_says_what_its_main_part_is_is_read_there() -> None:
         (b"", "", ""),
         (b"<div>" * 20_000 + b"deep", "", "deep"),
         (b'<a href="http://[bad">x</a>', "", "[x](http://[bad)"),
+        ('<ol start="²"><li>x</ol>'.encode(), "", "x"),
+        (b"<p>a</p><![ what?><p>b</p>", "", "a\n\n[ what?\n\nb"),
+        ("<p>a</p><![ what?>".encode("utf-16"), "utf-16", "a\n\n[ what?"),
     ],
 )
 def test_no_page_is_too_odd_to_be_read(html: bytes, charset: str, text: str) -> None:
@@ -165,6 +168,7 @@ async def test_a_page_is_fetched_as_markdown_and_its_text_is_marked_as_the_webs(
         ("application/ld+json", b"{}"),
         ("application/rss+xml", b"<rss/>"),
         ("text/csv", b"a,b\n1,2"),
+        ("text/plain; charset*=utf-8''a%00b", b"a"),
     ],
 )
 async def test_text_is_given_as_it_is(running: Running, make_live: MakeLive, kind: str, body: bytes) -> None:
@@ -271,6 +275,16 @@ async def test_a_search_asks_searxng(running: Running, make_live: MakeLive) -> N
         assert output.source == "web search at 127.0.0.1"
 
 
+async def test_what_a_search_engine_quotes_is_no_longer_than_a_quotation(running: Running, make_live: MakeLive) -> None:
+    results = [{"url": "https://a.test/", "title": "A", "content": "x" * 80_000}] * 20
+    answer = page(msgspec.json.encode({"results": results}), "application/json")
+    async with (
+        fake_site({"/search?q=cats&format=json": answer}) as site,
+        web_of(running, make_live, web_search_url=f"http://127.0.0.1:{site.port}") as system,
+    ):
+        assert len((await call(system, "web_search", query="cats", limit=20)).text) < OUTPUT_LIMIT
+
+
 async def test_a_search_asks_brave_with_its_key(running: Running, make_live: MakeLive) -> None:
     path = "/res/v1/web/search?q=cats&count=5"
     async with fake_site({path: page(msgspec.json.encode(BRAVE), "application/json")}) as site:
@@ -290,6 +304,7 @@ async def test_a_search_asks_brave_with_its_key(running: Running, make_live: Mak
         (page(b"", status="500 Oops"), "the status 500$"),
         (page(b"<html>"), "answers with something else"),
         (page(b'{"results": [{"title": 1}]}'), "answers with something else"),
+        (page(b'{"results": [], "x": ' + b"[" * 5000 + b"]" * 5000 + b"}"), "answers with something else"),
         (b"nonsense", "cannot be reached"),
     ],
 )

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 import msgspec
 import structlog
-import trio
 
-from ..runtime import Actor, Done, Message, Principal
-from ..runtime.errors import Forbidden, PocketPawError, Unauthenticated
-from ..storage.tokens import ListRevokedTokens, RevokedToken, RevokeToken
+from ...runtime import Actor, Done, Message, Principal
+from ...runtime.errors import Forbidden, Unauthenticated
+from ..settings import LiveSettings
+from .guard_records import Records
+from .known_credentials import (
+    ENDED_TOPIC,
+    GetUnsavedUses,
+    LearnCredentials,
+    TakeNote,
+    is_derived,
+    looks_kept,
+)
+from .known_credentials import State as KeptState
 from .locality import is_loopback_address, is_loopback_host, is_welcome_origin, network_of
+from .login_codes import LoginCodes
 from .rate_limits import Limit, TokenBuckets
-from .session_tokens import SessionTokens, State, digest, is_same
-from .settings import LiveSettings
+from .session_tokens import State, digest, is_same
 
 log = structlog.get_logger()
 
-Bucket = Literal["api", "auth", "ws"]
-CredentialKind = Literal["none", "master", "session", "localhost"]
+Bucket = Literal["api", "auth", "ws", "webhook"]
+CredentialKind = Literal["none", "master", "session", "localhost", "api_key", "oauth"]
 Outcome = Literal["allowed", "unauthenticated", "forbidden", "too_many"]
 
 
@@ -33,6 +43,10 @@ class Verdict(msgspec.Struct, frozen=True):
     """A sentence for whoever was turned away; empty if allowed."""
     principal: Principal | None
     credential_kind: CredentialKind
+    credential: str
+    """What tells the credential from others; see `CredentialsEnded`. Empty if there is none."""
+    judged_after: int
+    """The number of the last event of `ENDED_TOPIC` before this: what ends later, it does not know of."""
     subprotocol: str | None
     """The WebSocket subprotocol for the handshake to choose: of those offered, browsers insist on one."""
     limit: int
@@ -82,6 +96,25 @@ class Login(Message[SessionToken], to="guard"):
     token: str
 
 
+class LoginCode(msgspec.Struct, frozen=True):
+    """Logs one browser in, within a minute."""
+
+    code: str
+
+
+class CreateLoginCode(Message[LoginCode], to="guard"):
+    """Make a code for another device. The session that it begins ends no later than the one that asks for it."""
+
+    credential: str | None = None
+    """What the request that asks for it carries."""
+
+
+class LoginWithCode(Message[SessionToken], to="guard"):
+    """Exchange a code for a session token; it works once."""
+
+    code: str
+
+
 class Logout(Message[Done], to="guard"):
     """Revoke a session token; any other credential is left as it is."""
 
@@ -92,6 +125,7 @@ LIMITS: dict[Bucket, tuple[str, float]] = {
     "api": ("api_rate_limit_per_key", 60 / 600),
     "auth": ("auth_rate_limit_per_peer", 5 / 12),
     "ws": ("ws_rate_limit_per_peer", 10 / 60),
+    "webhook": ("api_rate_limit_per_key", 60 / 600),
 }
 """By bucket: the setting that holds its requests per minute, and what part of them may come in one go."""
 
@@ -109,12 +143,15 @@ REASONS: dict[State, str] = {
     "unsure": "sessions from before this start cannot be told from logged-out ones now: use the access token",
 }
 
+KEPT_REASONS: dict[KeptState, str] = {
+    "unknown": "the credential is not known",
+    "expired": "the credential has expired",
+    "revoked": "the credential has been revoked",
+    "unsure": "API keys and OAuth tokens cannot be looked up now: use the access token",
+}
+
 SUBPROTOCOLS_TRIED = 4
 ACCEPTED_KEPT = 1000
-START_WAIT_S = 2.0
-RETRY_S = 5.0
-LOGOUT_WAIT_S = 0.2
-"""How long a logout is held up until it is on disk; it holds in any case from the moment that it is asked for."""
 
 
 class _Recognized(NamedTuple):
@@ -131,12 +168,6 @@ class _Recognized(NamedTuple):
     """The credential was not looked at: so many seconds are left after too many wrong ones."""
 
 
-class _Revocation:
-    def __init__(self, revoked: RevokedToken) -> None:
-        self.revoked = revoked
-        self.is_saved = trio.Event()
-
-
 class Guard(Actor):
     """Judges every request, so it answers from memory and never waits."""
 
@@ -145,18 +176,18 @@ class Guard(Actor):
     def __init__(self, live: LiveSettings) -> None:
         super().__init__()
         self._live = live
-        self._tokens = SessionTokens()
+        self._records = Records(self)
+        self._login_codes = LoginCodes()
         self._buckets: dict[Bucket, TokenBuckets] = {bucket: TokenBuckets() for bucket in LIMITS}
         self._guesses = TokenBuckets()
         self._accepted: dict[str, None] = {}
         """Digests of credentials that were right, longest unused first: they pass, whatever else their peer tries."""
-        self._unsaved: deque[_Revocation] = deque()
-        self._has_unsaved = trio.Event()
 
     async def on_start(self) -> None:
-        await self._learn_revoked(START_WAIT_S)
-        self.spawn(self._keep_learning)
-        self.spawn(self._keep_saving)
+        await self._records.open()
+
+    async def on_stop(self) -> None:
+        await self._records.close()
 
     async def authenticate(self, message: Authenticate) -> Verdict:
         now = self.system.now()
@@ -177,6 +208,8 @@ class Guard(Actor):
             reason=reason,
             principal=known.principal if is_allowed else None,
             credential_kind=known.kind if is_allowed else "none",
+            credential=known.key if is_allowed else "",
+            judged_after=self.system.bus.last_seq(ENDED_TOPIC),
             subprotocol=message.subprotocols[0] if message.subprotocols else None,
             limit=limit.burst,
             remaining=count.remaining,
@@ -186,6 +219,8 @@ class Guard(Actor):
 
     def _recognize(self, message: Authenticate, peer: str, now: float, *, is_welcome: bool) -> _Recognized:
         """Look at the credentials, the most deliberate first; with none, at where the request comes from."""
+        if message.bucket == "webhook":
+            return _Recognized()  # a webhook has a secret of its own; what else its caller sends is not meant for us
         stated = [credential for credential in (message.bearer, message.query_token) if credential]
         if stated:
             return self._first_known(stated, peer, now)
@@ -219,10 +254,18 @@ class Guard(Actor):
     def _look_up(self, credential: str) -> _Recognized:
         if is_same(credential, self._live.access_token):
             return _Recognized(MASTER, "master", "master")
-        return self._session(credential)
+        return self._kept(credential) if looks_kept(credential) else self._session(credential)
+
+    def _kept(self, token: str) -> _Recognized:
+        key, now = digest(token), datetime.now(UTC)
+        state, credential = self._records.known.find(key, now)
+        if credential is None or state != "valid":
+            return _Recognized(reason=KEPT_REASONS[state], is_guess=state == "unknown")
+        self._records.known.note_use(credential, now)
+        return _Recognized(Principal(credential.principal, frozenset(credential.scopes)), credential.kind, key)
 
     def _session(self, token: str) -> _Recognized:
-        state = self._tokens.state(self._live.access_token, token, time.time())
+        state = self._records.tokens.state(self._live.access_token, token, time.time())
         if state == "valid":
             return _Recognized(SESSION, "session", digest(token))
         return _Recognized(reason=REASONS[state], is_guess=state == "unknown")
@@ -255,58 +298,64 @@ class Guard(Actor):
         return Limit(max(1, round(per_minute * share)) if per_minute else 0, per_minute / 60)
 
     async def create_session_token(self, message: CreateSessionToken) -> SessionToken:
-        if self.principal == SESSION:
-            raise Forbidden("a session token cannot make another one: use the access token")
-        return self._make()
+        if self.principal == SESSION or is_derived(self.principal):
+            raise Forbidden("only the access token makes a session token")
+        log.info("session token created", actor=self.path, by=self.principal.name)
+        return self._make(self._session_end())
 
     async def login(self, message: Login) -> SessionToken:
         if not is_same(message.token, self._live.access_token):
+            log.warning("login refused", actor=self.path)
             raise Unauthenticated("that is not the access token")
-        return self._make()
+        log.info("logged in", actor=self.path)
+        return self._make(self._session_end())
+
+    async def create_login_code(self, message: CreateLoginCode) -> LoginCode:
+        if is_derived(self.principal):
+            raise Forbidden("an API key or an OAuth token logs nobody in: use the access token")
+        live, ends_at = self._live, self._session_end()
+        if self.principal == SESSION:
+            parent = self._records.tokens.ends_at(live.access_token, message.credential or "")
+            if parent is None:
+                raise Forbidden("the session that asks could not be found: use the access token")
+            ends_at = min(ends_at, parent)
+        log.info("login code created", actor=self.path, by=self.principal.name)
+        return LoginCode(self._login_codes.make(live.access_token, ends_at, time.time()))
+
+    async def login_with_code(self, message: LoginWithCode) -> SessionToken:
+        ends_at = self._login_codes.redeem(message.code, self._live.access_token, time.time())
+        if ends_at is None:
+            log.warning("login with a code refused", actor=self.path)
+            raise Unauthenticated("the code is not known, was used, or is older than a minute: make a new one")
+        log.info("logged in with a code", actor=self.path)
+        return self._make(ends_at)
+
+    async def take_note(self, message: TakeNote) -> Done:
+        self._records.take_note(message.credentials)
+        return Done()
+
+    async def learn_credentials(self, message: LearnCredentials) -> Done:
+        self._records.learn_again()
+        return Done()
+
+    async def get_unsaved_uses(self, message: GetUnsavedUses) -> dict[str, datetime]:
+        return dict(self._records.known.unsaved_uses)
 
     async def logout(self, message: Logout) -> Done:
         credential = message.credential or ""
-        revoked = self._tokens.revoke(self._live.access_token, credential, time.time())
+        revoked = self._records.tokens.revoke(self._live.access_token, credential, time.time())
         if revoked is not None:
-            revocation = _Revocation(revoked)
-            self._unsaved.append(revocation)
-            self._has_unsaved.set()
-            with trio.move_on_after(LOGOUT_WAIT_S):
-                await revocation.is_saved.wait()
+            await self._records.end_session(revoked)
         return Done()
 
-    def _make(self) -> SessionToken:
-        hours = self._live.current.session_token_ttl_hours
-        return SessionToken(self._tokens.make(self._live.access_token, hours * 3600, time.time()), hours)
+    def _session_end(self) -> float:
+        return time.time() + self._live.current.session_token_ttl_hours * 3600
 
-    async def _keep_learning(self) -> None:
-        """Learn of revoked tokens as soon as the store can tell."""
-        while not self._tokens.knows_revoked:
-            await trio.sleep(RETRY_S)
-            await self._learn_revoked(RETRY_S)
-
-    async def _learn_revoked(self, timeout_s: float) -> None:
-        try:
-            self._tokens.take_in(await self.ask(ListRevokedTokens(), timeout_s=timeout_s))
-        except PocketPawError as error:
-            log.warning("revoked session tokens are not known", actor=self.path, reason=error.detail)
-
-    async def _keep_saving(self) -> None:
-        """Bring revocations to disk, in order, each until the store has taken it."""
-        while True:
-            while self._unsaved:
-                first = self._unsaved[0]
-                command = RevokeToken(digest=first.revoked.digest, expires_at=first.revoked.expires_at)
-                try:
-                    await self.ask(command, timeout_s=RETRY_S)
-                except PocketPawError as error:
-                    log.warning("a logout is not on disk yet", actor=self.path, reason=error.detail)
-                    await trio.sleep(RETRY_S)
-                else:
-                    first.is_saved.set()
-                    self._unsaved.popleft()
-            self._has_unsaved = trio.Event()
-            await self._has_unsaved.wait()
+    def _make(self, ends_at: float) -> SessionToken:
+        now = time.time()
+        left_s = ends_at - now
+        token = self._records.tokens.make(self._live.access_token, left_s, now)
+        return SessionToken(token, math.ceil(left_s / 3600))
 
 
 def _judged(message: Authenticate, known: _Recognized, *, is_welcome: bool) -> tuple[Outcome, str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
-from ..storage.tokens import RevokedToken
+from ...storage.tokens import RevokedToken
 
 State = Literal["valid", "expired", "revoked", "unsure", "unknown"]
 """`unsure`: it is genuine and was made before this start, and which of those are revoked is not known yet."""
@@ -46,6 +46,10 @@ class SessionTokens:
         if key in self._revoked:
             return "revoked"
         return "valid" if self.knows_revoked or key in self._made_here else "unsure"
+
+    def ends_at(self, access_token: str, token: str) -> float | None:
+        """When a genuine token expires; None if it is not ours."""
+        return _expiry(access_token, token)
 
     def revoke(self, access_token: str, token: str, now: float) -> RevokedToken | None:
         """Revoke a genuine token from here on; returns what to store, or None if there is nothing to revoke."""

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from pocketpaw.actors.guard import (
+from pocketpaw.actors.access.guard import (
     Authenticate,
     CreateSessionToken,
     Guard,
@@ -18,12 +18,13 @@ from pocketpaw.actors.guard import (
     Logout,
     Verdict,
 )
-from pocketpaw.actors.locality import is_loopback_address, is_loopback_host, is_welcome_origin, network_of
-from pocketpaw.actors.rate_limits import KEPT, Limit, TokenBuckets
-from pocketpaw.actors.session_tokens import SessionTokens
+from pocketpaw.actors.access.locality import is_loopback_address, is_loopback_host, is_welcome_origin, network_of
+from pocketpaw.actors.access.rate_limits import KEPT, Limit, TokenBuckets
+from pocketpaw.actors.access.session_tokens import SessionTokens
 from pocketpaw.actors.settings import LiveSettings
 from pocketpaw.runtime import Actor, ActorSystem, Child, Done, Principal, Supervisor, SupervisorNode
 from pocketpaw.runtime.errors import Forbidden, Unauthenticated, Unavailable
+from pocketpaw.storage.credentials import Credential, ListCredentials
 from pocketpaw.storage.tokens import ListRevokedTokens, RevokedToken, RevokeToken
 
 Running = Callable[..., AbstractAsyncContextManager[ActorSystem]]
@@ -41,7 +42,7 @@ def request(facts: Facts, **more: object) -> Authenticate:
 
 
 class FakeStore(Actor):
-    """Keeps revoked tokens in memory; a stuck one never answers, a broken one always fails."""
+    """Keeps revoked tokens in memory, and no other credential; a stuck one never answers, a broken one always fails."""
 
     def __init__(self, revoked: list[RevokedToken], state: dict[str, bool]) -> None:
         super().__init__()
@@ -56,6 +57,10 @@ class FakeStore(Actor):
     async def list(self, message: ListRevokedTokens) -> list[RevokedToken]:
         await self._work()
         return self._revoked
+
+    async def list_credentials(self, message: ListCredentials) -> list[Credential]:
+        await self._work()
+        return []
 
     async def _work(self) -> None:
         if self._state.get("stuck"):

@@ -5,6 +5,7 @@ import stat
 import zipfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,8 @@ from pocketpaw.actors.skills.keeper import (
     SearchSkills,
     Skills,
 )
-from pocketpaw.actors.tools import skill_reader
+from pocketpaw.actors.tools import egress, skill_reader
+from pocketpaw.actors.tools.addresses import Address
 from pocketpaw.actors.tools.protocol import Execute, ToolOutput
 from pocketpaw.actors.tools.skill_reader import SkillReader
 from pocketpaw.runtime import Actor, ActorSystem, Child, Done, Supervisor
@@ -39,7 +41,7 @@ from pocketpaw.runtime.errors import (
     Unavailable,
 )
 
-from ..fakes.git_server import FakeGitServer, fake_git_server
+from ...fakes.git_server import FakeGitServer, fake_git_server
 
 Running = Callable[..., AbstractAsyncContextManager[ActorSystem]]
 Eventually = Callable[[Callable[[], object]], Awaitable[None]]
@@ -388,6 +390,34 @@ async def test_a_hostile_zip_is_refused_and_leaves_nothing(bench: Bench, tmp_pat
     assert outside_the_home(tmp_path) == before
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+async def test_a_zip_that_is_packed_in_an_odd_way_is_refused(bench: Bench, method: int) -> None:
+    path = bench.jail / "odd.zip"
+    with zipfile.ZipFile(path, "w", method) as made:
+        made.writestr("SKILL.md", skill("odd") * 20)
+    data = bytearray(path.read_bytes())
+    data[51] ^= 0xFF  # in the packed bytes, which LZMA's reader answers by an error of its own
+    path.write_bytes(data)
+    async with bench.open() as system:
+        with pytest.raises(InvalidInput, match="by deflate"):
+            await system.ask(InstallSkill(source=str(path)))
+        assert await system.ask(ListSkills()) == []
+
+
+async def test_names_that_are_no_text_are_shown_escaped(bench: Bench) -> None:
+    latin = os.fsdecode(b"caf\xe9")
+    bench.write(latin, "coffee")
+    (bench.write("poems", "poems") / latin).write_text("x")
+    (bench.offer(latin, "tea") / "SKILL.md").write_text("nothing")
+    bench.offer("good", "good")
+    async with bench.open() as system:
+        (odd, _) = await system.ask(ListSkills())
+        assert "rename the folder" in odd.error
+        assert "udce9" in (await system.ask(ReadSkill(name="poems"))).files[0]
+        installed = await system.ask(InstallSkill(source=str(bench.jail)))
+        assert "udce9" in installed.skipped[0].name
+
+
 async def test_a_zip_that_lies_or_is_none_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zipped(bench.jail / "x.zip", ("SKILL.md", skill("x")), ("zeros", bytes(3_000_000)))
     data = path.read_bytes()
@@ -442,6 +472,25 @@ async def test_a_repository_is_installed_whole_or_a_skill_of_it(bench: Bench, gi
         assert [one.name for one in replaced.installed] == ["poems"]
         with pytest.raises(NotFound, match="no skill 'snow' in it; there are: broken, poems, rain"):
             await system.ask(InstallSkill(source="ann/many/snow"))
+
+
+async def test_git_is_given_the_host_as_it_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that is written otherwise it would ask the DNS once more, and could be told something else."""
+
+    async def resolve(_: str) -> list[Address]:
+        return [ip_address("9.9.9.9")]
+
+    monkeypatch.setattr(egress, "resolve", resolve)
+    asked = tmp_path / "asked"
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {asked}\n')
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git.parent}")
+    await sources.clone(sources.GitSource("https://Skills.Test./ann/one", "", is_ours=False), tmp_path / "target")
+    arguments = asked.read_text().splitlines()
+    assert "http.curloptResolve=skills.test:443:9.9.9.9" in arguments
+    assert arguments[-2] == "https://skills.test/ann/one"
 
 
 async def test_what_a_git_server_may_do_wrong_is_told_and_leaves_nothing(

@@ -1,0 +1,1 @@
+"""Figures of the machine, the process, the actors and what was spent."""

@@ -1,0 +1,1 @@
+"""What happens by itself at its time: reminders, intentions, and the daemon's own standing tasks."""

@@ -1,0 +1,13 @@
+"""Reminders."""
+
+from __future__ import annotations
+
+from ..actors.scheduler.reminders import DeleteReminder, ListReminders, Remind
+from .route import delete, get, post
+
+SCOPE = "reminders"
+ROUTES = [
+    get("/reminders", ListReminders, scope=SCOPE),
+    post("/reminders", Remind, scope=SCOPE),
+    delete("/reminders/{reminder_id}", DeleteReminder, scope=SCOPE),
+]

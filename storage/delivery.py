@@ -1,0 +1,107 @@
+"""Reminders that come: given to their sessions, and told to whoever has to be told."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+
+from ..runtime.message import Message
+from .registry import command
+from .schedule import RAN
+from .sessions import count_message
+from .tables import JsonObject, jobs, messages, runs, sessions
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """A reminder that has come. `session_id` is None where it has none any more; `channel` is the session's."""
+
+    job_id: str
+    text: str
+    slot: datetime
+    is_late: bool
+    session_id: str | None
+    channel: str
+    principal: str
+    recurrence: str | None
+
+
+class DeliverReminders(Message[list[Notice]], to="store/writer"):
+    """Give the reminders that are pending to their sessions, oldest first: the note and the run's end are one.
+
+    A channel's message belongs in the same transaction: its outbox row is added here, where `Notice` is made.
+    """
+
+    claim: str
+    now: datetime
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 100
+
+
+_PENDING_REMINDERS = (
+    select(
+        runs.c.id,
+        jobs.c.id,
+        jobs.c.name,
+        runs.c.slot,
+        runs.c.is_late,
+        jobs.c.session_id,
+        func.coalesce(sessions.c.channel, jobs.c.channel),
+        jobs.c.principal,
+        jobs.c.recurrence,
+        jobs.c.provenance,
+        sessions.c.id,
+    )
+    .join_from(runs, jobs)
+    .outerjoin(sessions, sessions.c.id == jobs.c.session_id)
+    .where(runs.c.state == "pending", jobs.c.kind == "reminder")
+    .order_by(runs.c.id)
+    .limit(bindparam("limit"))
+)
+_INSERT_NOTE = insert(messages)
+_DELIVERED = (
+    update(runs)
+    .where(runs.c.id == bindparam("run_id"))
+    .values(
+        state="done",
+        attempts=runs.c.attempts + 1,
+        claim=bindparam("by_claim"),
+        started_at=bindparam("now"),
+        ended_at=bindparam("now"),
+    )
+)
+
+
+@command
+def deliver_reminders(connection: Connection, message: DeliverReminders) -> list[Notice]:
+    notices: list[Notice] = []
+    for run_id, *told, provenance, known_session in connection.execute(
+        _PENDING_REMINDERS, {"limit": message.limit}
+    ).all():
+        notice = Notice(*told)
+        if known_session is None:
+            notice = msgspec.structs.replace(notice, session_id=None)
+        else:
+            _note(connection, notice, provenance, message.now)
+        connection.execute(_DELIVERED, {"run_id": run_id, "by_claim": message.claim, "now": message.now})
+        connection.execute(RAN, {"job_id": notice.job_id, "now": message.now})
+        notices.append(notice)
+    return notices
+
+
+def _note(connection: Connection, notice: Notice, provenance: list[str] | None, now: datetime) -> None:
+    """Say it in the session, where a person sees it later and the model knows of it."""
+    assert notice.session_id is not None
+    metadata: JsonObject = {"reminder_id": notice.job_id, "due_at": notice.slot.isoformat(), "late": notice.is_late}
+    if provenance:
+        metadata["provenance"] = provenance
+    row = {
+        "session_id": notice.session_id,
+        "role": "assistant",
+        "content": f"Reminder: {notice.text}",
+        "created_at": now,
+        "metadata": metadata,
+    }
+    connection.execute(_INSERT_NOTE, row)
+    count_message(connection, notice.session_id, now)
