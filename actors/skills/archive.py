@@ -19,6 +19,8 @@ RATIO_LIMIT = 200
 """How much larger than the archive what is in it may be, above what is small anyway."""
 SMALL_BYTES = 1 * MB
 PATH_LIMIT = 500
+READ_LIMIT_BYTES = 2 * MB
+"""At once: as much as the list of so many files with such paths."""
 
 _CHUNK_BYTES = 64 * 1024
 _ENCRYPTED = 0x1
@@ -33,7 +35,7 @@ def unpack(archive: BinaryIO, target: Path) -> None:
     """
     target.mkdir(mode=0o700)
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with zipfile.ZipFile(_Sparing(archive)) as opened:
             members = opened.infolist()
             if len(members) > FILES_LIMIT:
                 raise TooLarge(f"the archive holds {len(members):,} files, {FILES_LIMIT:,} are the limit")
@@ -52,6 +54,22 @@ def unpack(archive: BinaryIO, target: Path) -> None:
         raise InvalidInput(f"the archive is no zip that can be read: {error}") from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise InvalidInput("the archive holds two things of one name") from None
+
+
+class _Sparing:
+    """An archive of which not too much is read at once, as its list of contents is, before anybody could count it."""
+
+    def __init__(self, archive: BinaryIO) -> None:
+        self._archive = archive
+        self.seek = archive.seek
+        self.tell = archive.tell
+        self.seekable = archive.seekable
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._archive.read(READ_LIMIT_BYTES + 1 if size < 0 else min(size, READ_LIMIT_BYTES + 1))
+        if len(data) > READ_LIMIT_BYTES:
+            raise TooLarge(f"the archive's list of contents is larger than {READ_LIMIT_BYTES // MB} MB")
+        return data
 
 
 def _path_in(target: Path, member: zipfile.ZipInfo) -> Path:

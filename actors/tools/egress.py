@@ -236,6 +236,11 @@ class Body:
         if max(len(self.data), self._arrived) > self._limit:
             raise TooLarge(f"{self._host}: the answer is larger than {self._limit:,} bytes")
 
+    def end(self) -> None:
+        """Nothing more comes; raises Unavailable if something is missing."""
+        if self._arrived and self._gzip is not None and not self._gzip.eof:
+            raise Unavailable(f"{self._host}: its gzip breaks off before its end")
+
 
 async def _read(response: httpcore2.Response, url: httpx2.URL, limit_bytes: int) -> Fetched:
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
@@ -244,6 +249,7 @@ async def _read(response: httpcore2.Response, url: httpx2.URL, limit_bytes: int)
         async with aclosing(response.aiter_stream()) as pieces:
             async for piece in pieces:
                 body.add(piece)
+        body.end()
     return Fetched(str(url), response.status, headers, bytes(body.data))
 
 

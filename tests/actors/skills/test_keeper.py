@@ -425,15 +425,17 @@ async def test_a_zip_that_lies_or_is_none_is_refused(bench: Bench, monkeypatch: 
     (bench.jail / "cut.zip").write_bytes(data[:-40])
     (bench.jail / "text.zip").write_text("hello")
     monkeypatch.setattr(archive, "FILES_LIMIT", 3)
+    zipped(bench.jail / "list.zip", *((f"{number:0480}", "") for number in range(4_000)))  # a list of 2.1 MB
     zipped(bench.jail / "many.zip", *((f"file{number}", "") for number in range(4)))
     async with bench.open() as system:
         for name, kinds in {
             "liar.zip": (InvalidInput, TooLarge),
             "cut.zip": (InvalidInput,),
             "text.zip": (InvalidInput,),
+            "list.zip": (TooLarge,),
             "many.zip": (TooLarge,),
         }.items():
-            with pytest.raises(kinds):
+            with pytest.raises(kinds, match="list of contents" if name == "list.zip" else None):
                 await system.ask(InstallSkill(source=str(bench.jail / name)))
         assert list(bench.root.iterdir()) == []
 

@@ -384,6 +384,9 @@ async def test_a_compressed_body_is_limited_by_what_it_becomes() -> None:
         with pytest.raises(TooLarge):
             body.add(bomb)
         assert len(body.data) == 1001  # it is noticed before all of it is in memory
+        site.pages["/cut"] = page(gzip.compress(b"hello " * 1000)[:-9], "text/plain", "content-encoding: gzip")
+        with pytest.raises(Unavailable, match="breaks off before its end"):
+            await guard.fetch(f"{url}/cut")
         with pytest.raises(Unavailable, match="gzip is damaged"):
             await guard.fetch(f"{url}/bad")
         for path in ("/br", "/twice"):
