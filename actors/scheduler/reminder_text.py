@@ -72,6 +72,7 @@ def understand(message: str, now: datetime, zone: tzinfo) -> Understood:
     Raises:
         InvalidInput: no time can be found in it, or none that is still to come.
     """
+    message = " ".join(message.split())  # so that no run of spaces makes the patterns slow
     local = now.astimezone(zone).replace(tzinfo=None)
     try:
         understood = _recurring(message, now, local, zone) or _once(message, now, local, zone)

@@ -70,6 +70,11 @@ checks.negative_data_rejection.enabled = false
 include-path = ["/api/v1/memory/settings", "/api/v1/skills/install", "/api/v1/mcp/add", "/api/v1/mcp/test"]
 checks.positive_data_acceptance.enabled = false
 
+# Nor what is a cron line, and which words name a time.
+[[operations]]
+include-path = ["/api/v1/reminders", "/api/v1/intentions", "/api/v1/intentions/{intention_id}"]
+checks.positive_data_acceptance.enabled = false
+
 # Neither can it say which files there are, and what a path may be.
 [[operations]]
 include-path-regex = "/api/v1/files/.*"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 import httpx2
@@ -17,48 +18,49 @@ from .model_server_process import ModelServerProcess
 SETTLE_S = 20.0
 
 
-def history(client: httpx2.Client, session_id: str) -> list[dict[str, object]]:
-    answer = client.get(f"/api/v1/sessions/{session_id}/history", params={"limit": 100})
+def ask(daemon: Daemon, method: str, path: str, body: object = None) -> httpx2.Response:
+    with daemon.http as client:
+        return client.request(method, f"/api/v1{path}", json=body)
+
+
+def history(daemon: Daemon, session_id: str) -> list[dict[str, object]]:
+    answer = ask(daemon, "GET", f"/sessions/{session_id}/history?limit=100")
     return answer.json() if answer.status_code == 200 else []
 
 
-def wait_for(client: httpx2.Client, session_id: str, messages: int) -> list[dict[str, object]]:
+def wait_until(condition: Callable[[], bool]) -> None:
     until = time.monotonic() + SETTLE_S
-    while len(said := history(client, session_id)) < messages:
-        assert time.monotonic() < until, said
+    while not condition():
+        assert time.monotonic() < until
         time.sleep(0.05)
-    return said
 
 
 def ledger(daemon: Daemon) -> list[tuple[str, str]]:
-    with closing(sqlite3.connect(daemon.home / "pocketpaw.db")) as connection:
+    """The job and the state of each run."""
+    with closing(sqlite3.connect(daemon.home.database)) as connection:
         return connection.execute("SELECT job_id, state FROM runs").fetchall()
 
 
-def test_reminders_come_once_however_the_daemon_dies(make_daemon: MakeDaemon, model_server: ModelServerProcess) -> None:
-    daemon = make_daemon(settings=with_model_server(model_server.base_url))
+def test_reminders_come_once_however_the_daemon_dies(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
     daemon.start()
-    with daemon.http() as client:
-        session_id = client.post("/api/v1/sessions", json={}).json()["id"]
-        for seconds in (1, 2, 3, 4):
-            words = f"in {seconds} seconds number {seconds}"
-            assert client.post("/api/v1/reminders", json={"message": words, "session_id": session_id}).is_success
-        wait_for(client, session_id, 1)
+    session_id = ask(daemon, "POST", "/sessions", {}).json()["id"]
+    for seconds in (1, 2, 3, 4):
+        words = f"in {seconds} seconds number {seconds}"
+        made = ask(daemon, "POST", "/reminders", {"message": words, "session_id": session_id})
+        assert made.status_code == 200
+    wait_until(lambda: len(history(daemon, session_id)) >= 1)
     daemon.kill()
     time.sleep(4.0)
     daemon.start()
-    with daemon.http() as client:
-        assert len(wait_for(client, session_id, 4)) == 4
+    wait_until(lambda: len(history(daemon, session_id)) >= 4)
     daemon.kill()
     daemon.start()
-    with daemon.http() as client:
-        time.sleep(1.0)
-        said = history(client, session_id)
-        assert client.get("/api/v1/reminders").json() == {"reminders": []}
-    assert sorted(str(one["content"]) for one in said) == [f"Reminder: Number {number}" for number in (1, 2, 3, 4)]
-    daemon.stop()
-    runs = ledger(daemon)
-    assert (len(runs), {state for _, state in runs}) == (4, {"done"})
+    time.sleep(1.0)
+    said = [str(message["content"]) for message in history(daemon, session_id)]
+    assert sorted(said) == [f"Reminder: Number {number}" for number in (1, 2, 3, 4)]
+    assert ask(daemon, "GET", "/reminders").json() == {"reminders": []}
+    assert [state for _, state in ledger(daemon)] == ["done"] * 4
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.2, 0.6])
@@ -69,16 +71,10 @@ def test_an_intention_that_is_cut_off_is_carried_out_once(
     daemon = make_daemon(settings=with_model_server(model_server.base_url))
     daemon.start()
     intention = {"name": "Brief", "prompt": "write it", "trigger": {"type": "cron", "schedule": "0 0 1 1 *"}}
-    with daemon.http() as client:
-        made = client.post("/api/v1/intentions", json=intention).json()["intention"]
-        session_id = client.post(f"/api/v1/intentions/{made['id']}/run").json()["session_id"]
-        time.sleep(after_s)
+    intention_id = ask(daemon, "POST", "/intentions", intention).json()["intention"]["id"]
+    session_id = ask(daemon, "POST", f"/intentions/{intention_id}/run").json()["session_id"]
+    time.sleep(after_s)
     daemon.kill()
     daemon.start()
-    with daemon.http() as client:
-        wait_for(client, session_id, 2)
-        until = time.monotonic() + SETTLE_S
-        while ledger(daemon) != [(made["id"], "done")]:
-            assert time.monotonic() < until, ledger(daemon)
-            time.sleep(0.05)
-        assert [one["role"] for one in history(client, session_id)] == ["user", "assistant"]
+    wait_until(lambda: ledger(daemon) == [(intention_id, "done")])
+    assert [message["role"] for message in history(daemon, session_id)] == ["user", "assistant"]

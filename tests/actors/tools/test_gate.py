@@ -236,8 +236,11 @@ async def test_calls_that_wait_leave_room_for_those_who_decide(
     monkeypatch.setattr(Gate, "concurrency", 4)
     async with house(BUY) as home:
 
+        is_made = trio.Event()
+
         async def wait(number: int) -> None:
             await home.through_approval(BUY, number)
+            is_made.set()
 
         async with trio.open_nursery() as nursery:
             for number in range(2):
@@ -247,7 +250,8 @@ async def test_calls_that_wait_leave_room_for_those_who_decide(
             with pytest.raises(TooManyRequests, match="2 calls wait"):
                 await home.use(BUY, 2)
             await home.system.ask(DecideApproval(request_id=request, approved=True), principal=ANN, timeout_s=5)
-            await home.output(BUY, 1)
+            with trio.fail_after(5):
+                await is_made.wait()
             nursery.cancel_scope.cancel()
 
 
