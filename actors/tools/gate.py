@@ -295,7 +295,10 @@ class Gate(Actor):
         waiting.add(wake)
         self._announce("approval_required", call, f"{call.tool} waits for approval: {call.reason}")
         try:
-            while call.state == "waiting":
+            while True:
+                call = await self._ask_store(GetCall(request_id=request_id))  # it may be decided before one could hear it
+                if call.state != "waiting":
+                    return call
                 if call.turn_id is None:
                     raise Conflict("the session was deleted, so nobody can approve the call any more")
                 remaining_s = (expires_at - utc_now()).total_seconds()
@@ -303,8 +306,6 @@ class Gate(Actor):
                     return await self._ask_store(ExpireCall(call_id=call.id))
                 with trio.move_on_after(min(remaining_s, LOOK_S)):
                     await woken.receive()
-                call = await self._ask_store(GetCall(request_id=request_id))
-            return call
         finally:
             waiting.discard(wake)
             if not waiting and self._waiting.get(request_id) is waiting:
