@@ -296,7 +296,7 @@ class Gate(Actor):
         self._announce("approval_required", call, f"{call.tool} waits for approval: {call.reason}")
         try:
             while True:
-                call = await self._ask_store(GetCall(request_id=request_id))  # it may be decided before one could hear it
+                call = await self._ask_store(GetCall(request_id=request_id))  # a decision may have come before this
                 if call.state != "waiting":
                     return call
                 if call.turn_id is None:
