@@ -132,7 +132,19 @@ def test_no_two_tests_of_one_file_have_the_same_name() -> None:
         assert len(functions) == len(set(functions)), path
 
 
-HEAVY = {"alembic", "anthropic", "bs4", "httpcore2", "httpx2", "mcp", "pydantic", "xllamacpp", "yaml"}
+HEAVY = {
+    "alembic",
+    "bs4",
+    "cronsim",
+    "dateparser",
+    "httpcore2",
+    "httpx2",
+    "mcp",
+    "pydantic",
+    "segno",
+    "xllamacpp",
+    "yaml",
+}
 
 
 def test_a_daemon_that_needs_nothing_heavy_imports_nothing_heavy() -> None:

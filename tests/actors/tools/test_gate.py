@@ -235,7 +235,6 @@ async def test_calls_that_wait_leave_room_for_those_who_decide(
     monkeypatch.setattr(gate_module, "WAITING_LIMIT", 2)
     monkeypatch.setattr(Gate, "concurrency", 4)
     async with house(BUY) as home:
-
         is_made = trio.Event()
 
         async def wait(number: int) -> None:
