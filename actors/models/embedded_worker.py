@@ -47,6 +47,9 @@ _OPTIONS: dict[str, object] = {
 }
 
 
+SOCKET_FOLDER_BYTES = 70
+
+
 class _Server(Protocol):
     def handle_chat_completions(self, request: bytes, callback: Callable[[bytes], bool]) -> None: ...
 
@@ -175,13 +178,18 @@ def _open_server(model: Path, context_tokens: int) -> _Server:
     params.verbosity = -1
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # It insists on listening. A socket in a folder of ours that is gone a moment later lets nobody in.
-    with tempfile.TemporaryDirectory(prefix="pocketpaw-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pocketpaw-", dir=_short_folder()) as folder:
         params.hostnames = [f"{folder}/llama.sock"]
         server: _Server = xllamacpp.Server(params)
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
             signal.signal(number, handler)  # it took them over, and would neither raise nor exit
     return server
+
+
+def _short_folder() -> str | None:
+    """Where a socket can be: its whole path may have about 100 bytes. None is the usual place for temporary files."""
+    return None if len(os.fsencode(tempfile.gettempdir())) <= SOCKET_FOLDER_BYTES else "/tmp"  # noqa: S108 a folder of our own in it
 
 
 class SmolLMWorker(Worker):

@@ -284,7 +284,7 @@ def test_an_approval_that_is_waited_for_outlives_a_kill_and_works(
     model_server.script(Reply(text="I write.", tool_calls=(write,)), Reply(text="Written."))
     workshop.start()
     request = until(workshop, "approval_required", "s-kill").data
-    for _ in range(5):
+    for _ in range(2):
         workshop.kill()
         workshop.start()
         with workshop.http as http:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import psutil
+import pytest
 
 from .conftest import MakeDaemon
 from .daemon import Daemon
@@ -102,6 +103,7 @@ def test_a_daemon_that_is_killed_leaves_no_server_and_has_them_again_when_it_is_
     assert SECRET not in daemon.log
 
 
+@pytest.mark.soak
 def test_a_server_that_is_killed_again_and_again_costs_nothing_else(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(settings=UNLIMITED)
     daemon.start()
