@@ -121,7 +121,8 @@ class Conversation:
         reader = self._agent.principal
         may_read = reader.may("sessions")
         said = [one for one in whole if may_read or one.author is None or one.author.name == reader.name]
-        system = [await self._agent.shared.identity.text()]
+        settings = self._agent.shared.live.current
+        system = [await self._agent.shared.identity.text(is_brief=answers_with_embedded(settings))]
         if reader.may("memory") and (memories := await self._memories(turn)):
             system.append(f"What you remember of earlier conversations:\n{memories}")
         provenance = {source for one in said for source in _provenance(one, reader)}

@@ -41,6 +41,8 @@ DEFAULTS: Mapping[str, str] = {
 }
 """What the files say while they are not there, in the order in which the model reads them."""
 
+BRIEF = "You are PocketPaw, a helpful assistant that runs on the user's own home server. Answer briefly and truthfully."
+
 DEFAULT = "\n\n".join(text for text in DEFAULTS.values() if text)
 
 
@@ -58,10 +60,12 @@ class Identity:
         self._answered = 0  # who asked up to that number is answered with the texts
         self._reading = trio.Lock()
 
-    async def text(self) -> str:
-        """What the files say together."""
-        texts = (text.strip() for text in (await self.texts()).values())
-        return "\n\n".join(text for text in texts if text) or DEFAULT
+    async def text(self, *, is_brief: bool = False) -> str:
+        """What the files say together; where nobody has written any, a small model is told the least, `is_brief`."""
+        told = await self.texts()
+        if is_brief and told == DEFAULTS:
+            return BRIEF
+        return "\n\n".join(text.strip() for text in told.values() if text.strip()) or DEFAULT
 
     async def texts(self) -> dict[str, str]:
         """What each of the files says, in the order in which the model reads them."""

@@ -22,7 +22,7 @@ from pocketpaw.actors.agent import (
     StopTurn,
     session_topic,
 )
-from pocketpaw.actors.identity import DEFAULT, Identity
+from pocketpaw.actors.identity import BRIEF, Identity
 from pocketpaw.actors.models.protocol import Finished, Generate, GenerationEvent, TextDelta, ThinkingDelta, Usage
 from pocketpaw.actors.models.router import Router
 from pocketpaw.actors.settings import LiveSettings
@@ -46,7 +46,7 @@ Said = list[tuple[str, dict[str, object]]]
 BOOT = "boot-1"
 ANN = Principal("ann")
 USAGE = Usage(input_tokens=7, output_tokens=2, total_tokens=9, model="scripted", backend="fake")
-SYSTEM = ("system", DEFAULT)
+SYSTEM = ("system", BRIEF)
 
 
 class Model:
@@ -382,7 +382,7 @@ async def test_a_changed_identity_is_used_by_the_next_turn(house: OpenHouse) -> 
         (home.live.home.identity / "IDENTITY.md").write_text("You are Rex.")
         await home.chat("and now?")
     first, then = (asked[0][1] for asked in home.model.asked)
-    assert first.startswith(DEFAULT)
+    assert first == BRIEF
     assert then.startswith("You are Rex.")
 
 
