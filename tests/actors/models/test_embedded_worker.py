@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import psutil
 import pytest
@@ -88,11 +90,26 @@ def test_a_prompt_beyond_the_window_is_an_error_that_tells_both_sizes(model: Smo
 
 def test_an_answer_that_fills_the_window_ends_there() -> None:
     model = SmolLM(context_tokens=256)
-    events = list(model.generate((ChatMessage("user", "cats " * 200),), 500))
+    # so full that there is room for one token: with more of it the model may find an end of its own
+    events = list(model.generate((ChatMessage("user", "cats " * 224),), 500))
     model.close()
     assert events[-1] == Finished("length")
     assert isinstance(events[-2], Usage)
     assert events[-2].total_tokens <= 256
+
+
+def test_it_loads_where_temporary_files_have_a_long_path(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    # in a process of its own, as one that has loaded a model remembers where its temporary files are
+    code = "from pocketpaw.actors.models.embedded_worker import SmolLM; m = SmolLM(); m.load(); print(1, flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(long)}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        process.kill()  # it does not end by itself while it holds a model
+    assert not list(long.iterdir())
 
 
 def test_it_listens_where_nobody_can_reach_it(model: SmolLM) -> None:
