@@ -15,7 +15,7 @@ from ..runtime.errors import NeedsOperator
 from .sqlite_file import back_up
 from .tables import metadata
 
-HEAD = "0006"
+HEAD = "0010"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _versions = Table(  # as Alembic makes it

@@ -1,0 +1,1 @@
+"""Kits: ready-made sets of panels and workflows."""

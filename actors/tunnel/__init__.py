@@ -1,0 +1,1 @@
+"""The tunnel: how the daemon is reached from outside the home."""

@@ -1,0 +1,10 @@
+"""Webhooks' secrets are in the vault."""
+
+from __future__ import annotations
+
+revision = "0010"
+down_revision = "0009"
+
+
+def upgrade() -> None:
+    pass
