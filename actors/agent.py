@@ -112,6 +112,12 @@ class ResumeTurns(Message[Done], to="agents/{session_id}"):
     session_id: SessionId
 
 
+class ReadAnew(Message[Done], to="agents/{session_id}"):
+    """Something was added to the session from elsewhere: read what was said anew before the next turn."""
+
+    session_id: SessionId
+
+
 class Activity(msgspec.Struct):
     """What an agent is doing now, for whoever watches. Times on trio's clock."""
 
@@ -227,6 +233,10 @@ class Agent(Actor):
 
     async def resume_turns(self, message: ResumeTurns) -> Done:
         await self._take_over()
+        return Done()
+
+    async def read_anew(self, message: ReadAnew) -> Done:
+        self.conversation.forget()
         return Done()
 
     async def _accepted_before(self, turn: Turn) -> Accepted:

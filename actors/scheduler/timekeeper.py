@@ -23,6 +23,7 @@ from ...storage.schedule import (
     StartRuns,
     TakeOverRuns,
 )
+from ..agent import ReadAnew
 from .clock import zone_named
 from .planning import next_slot, plan, replanned
 from .runs import Runner
@@ -136,8 +137,15 @@ class Timekeeper:
         """Have the reminders that are due come; returns how many did."""
         notices = await self._scheduler.ask(DeliverReminders(claim=self._claim, now=now, limit=BATCH))
         for notice in notices:
+            await self._tell_agent(notice)
             self._announce(notice)
         return len(notices)
+
+    async def _tell_agent(self, notice: Notice) -> None:
+        """Have the session's agent, if it is awake, know of the note before the next turn."""
+        agent = self._scheduler.system.nodes.get(f"agents/{notice.session_id}")
+        if notice.session_id is not None and agent is not None and agent.is_alive:
+            await self._scheduler.tell(ReadAnew(session_id=notice.session_id))
 
     def _announce(self, notice: Notice) -> None:
         """Tell whoever listens. What has to arrive is on disk by now."""

@@ -15,6 +15,8 @@ from pocketpaw.actors import conversation
 from pocketpaw.actors.agent import Accepted, Agent, AgentContext, Chat, ResumeTurns, StopTurn, session_topic
 from pocketpaw.actors.identity import Identity
 from pocketpaw.actors.models.protocol import Finished, Generate, GenerationEvent, TextDelta, ToolCallDelta, Usage
+from pocketpaw.actors.scheduler.reminders import Remind
+from pocketpaw.actors.scheduler.scheduler import Scheduler
 from pocketpaw.actors.settings import LiveSettings
 from pocketpaw.actors.tools import gate
 from pocketpaw.actors.tools.catalogue import Catalogue
@@ -201,6 +203,7 @@ def house(live: LiveSettings, make_store: Callable[[], Supervisor], running: Run
                 Supervisor("models", [Child(ScriptedRouter, script, id="router")]),
                 Supervisor("tools", [Child(Bench, deeds, id="bench"), Child(Gate, live, catalogue, boot)]),
                 DynamicSupervisor("agents", partial(Agent, context=context)),
+                Child(Scheduler, live, boot),
             ],
         )
         async with running(tree) as system:
@@ -457,6 +460,17 @@ async def test_what_a_picture_may_have_provoked_is_held(house: OpenHouse, tmp_pa
         request = await home.held(await home.system.ask(message, principal=ANN))
     assert request["provenance"] == [f"file {picture}"]
     assert deeds.done == []
+
+
+async def test_an_agent_knows_of_a_reminder_that_came_while_it_was_awake(house: OpenHouse) -> None:
+    script = Script()
+    async with house(script, Deeds()) as home:
+        await home.chat("hello")
+        with home.system.bus.subscribe("events") as events, trio.fail_after(TEST_LIMIT_S):
+            await home.system.ask(Remind(message="in 1 second to stretch", session_id="s-1"), principal=ANN)
+            await anext(events)
+        await home.chat("remind me again of that")
+    assert "Reminder: Stretch" in told_of(script.asked[-1])
 
 
 async def test_who_may_do_less_puts_no_words_into_the_mouth_of_who_may_do_more(house: OpenHouse) -> None:
