@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select
 
 from ..runtime.message import Done, Message
-from .registry import command, query
+from .registry import command, recurring_query
 from .tables import AnyRow, JsonObject, errors, plain, utc_now
 
 KEPT = 10_000
@@ -83,7 +83,7 @@ def record_error(connection: Connection, message: RecordError) -> ErrorRecord:
     )
 
 
-@query
+@recurring_query
 def list_errors(connection: Connection, message: ListErrors) -> list[ErrorRecord]:
     statement = _NEWEST
     if message.search:

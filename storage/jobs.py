@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..runtime.errors import Conflict, NotFound
 from ..runtime.message import Done, Message
-from .registry import command, query
+from .registry import command, query, recurring_query
 from .tables import AnyRow, jobs, runs, utc_now
 
 JobKind = Literal["reminder", "intention", "task"]
@@ -238,7 +238,7 @@ def get_job(connection: Connection, message: GetJob) -> Job:
     return load_job(connection, message.job_id, message.kind)
 
 
-@query
+@recurring_query
 def list_jobs(connection: Connection, message: ListJobs) -> list[Job]:
     if message.kind == "reminder":
         return _read(connection, _REMINDERS, {})

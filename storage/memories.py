@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, func, insert, sele
 from ..runtime.errors import InvalidInput, NotFound
 from ..runtime.message import Done, Message
 from .fulltext import all_of, memory_ids, ranked_memories
-from .registry import command, query
+from .registry import command, recurring_query
 from .sessions import Ok
 from .tables import AnyRow, memories, plain, sessions, utc_now
 
@@ -177,7 +177,7 @@ def add_memory(connection: Connection, message: AddMemory) -> Remembered:
     return Remembered(added, is_new=True)
 
 
-@query
+@recurring_query
 def list_memories(connection: Connection, message: ListMemories) -> MemoryPage:
     page, count, parameters = NEWEST.limit(message.limit).offset(message.offset), _COUNT, dict[str, str]()
     if message.q.strip():
@@ -206,7 +206,7 @@ def delete_memory(connection: Connection, message: DeleteMemory) -> Ok:
     return Ok()
 
 
-@query
+@recurring_query
 def count_memories(connection: Connection, _message: CountMemories) -> MemoryStats:
     total_sessions, total_messages = connection.execute(_COUNT_SESSIONS).one()
     return MemoryStats(

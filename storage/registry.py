@@ -52,6 +52,8 @@ Function = Callable[[Connection, Any], Any]
 
 commands: dict[type[Message[Any]], Function] = {}
 queries: dict[type[Message[Any]], Function] = {}
+recurring: set[type[Message[Any]]] = set()
+"""The queries that are asked again and again, by whoever watches a list. Their answers hang on the database only."""
 
 
 def command(function: Callable[[Connection, M], R]) -> Callable[[Connection, M], R]:
@@ -64,6 +66,12 @@ def query(function: Callable[[Connection, M], R]) -> Callable[[Connection, M], R
     """Register a function that only reads."""
     queries[_message_type(function, READER)] = function
     return function
+
+
+def recurring_query(function: Callable[[Connection, M], R]) -> Callable[[Connection, M], R]:
+    """Register a function that only reads, whose answer is kept until something is written."""
+    recurring.add(_message_type(function, READER))
+    return query(function)
 
 
 def load_all() -> None:

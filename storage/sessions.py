@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..runtime.errors import Conflict, NotFound
 from ..runtime.message import Message
-from .registry import command, query
+from .registry import command, query, recurring_query
 from .tables import PlainText, sessions, utc_now
 
 UNTITLED = "New Chat"
@@ -128,7 +128,7 @@ def create_session(connection: Connection, message: CreateSession) -> SessionCre
     return SessionCreated(session_id, message.title or UNTITLED)
 
 
-@query
+@recurring_query
 def list_sessions(connection: Connection, message: ListSessions) -> SessionPage:
     rows = connection.execute(_PAGE, {"limit": message.limit, "offset": message.offset})
     return SessionPage([Session(*row) for row in rows], connection.execute(_COUNT).scalar_one())

@@ -15,10 +15,12 @@ from sqlalchemy.exc import DBAPIError
 from ..runtime import Message, ThreadActor
 from ..runtime.errors import PocketPawError, Unavailable
 from ..runtime.handlers import Handler
+from ..runtime.message import encode
 from .database import Database, open_database
 from .failures import DatabaseDamaged, translate
 from .group import run_batch
-from .registry import answer, commands, load_all, queries
+from .recent import RecentAnswers
+from .registry import answer, commands, load_all, queries, recurring
 
 log = structlog.get_logger()
 
@@ -44,12 +46,14 @@ class Storage:
         self._database: Database | None = None
         self._problem: PocketPawError | None = None
         self._tried_at = float("-inf")
+        self.recent = RecentAnswers()
 
     def open(self) -> None:
         """Open the database anew; a failure is remembered, and is the answer to every message (safe mode)."""
         with self._opening:
             self.close()
             self._open()
+            self.recent.outdate()
 
     def _open(self) -> None:
         self._tried_at = time.monotonic()
@@ -138,7 +142,10 @@ class StoreWriter(_StoreActor):
             connection = self._connected()
         except PocketPawError as problem:
             return [problem] * len(messages)
-        return run_batch(connection, messages)
+        try:
+            return run_batch(connection, messages)
+        finally:
+            self._storage.recent.outdate()
 
     def _connected(self) -> Connection:
         if self._connection is not None and self._connection.invalidated:
@@ -154,16 +161,24 @@ class StoreReader(_StoreActor):
     threads = READERS
     batch = QUERIES_AT_ONCE
 
+    def at_hand(self, message_type: type[Message[Any]], payload: bytes) -> bytes | None:
+        return self._storage.recent.get((message_type, payload)) if message_type in recurring else None
+
     def handle_batch(self, messages: Sequence[Message[Any]]) -> list[object]:
         return [self._query(message) for message in messages]
 
     def _query(self, message: Message[Any]) -> object:
+        recent = self._storage.recent
+        generation = recent.generation
         try:
             if self._connection is None:
                 self._connection = self._storage.connect_reader()
-            return answer(self._connection, message)
+            reply = answer(self._connection, message)
         except PocketPawError as error:
             return error
+        if type(message) in recurring:
+            recent.keep((type(message), encode(message)), generation, encode(reply))
+        return reply
 
 
 load_all()

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select
 
 from ..runtime.message import Done, Message
-from .registry import command, query
+from .registry import command, recurring_query
 from .tables import UtcDateTime, turns, usage, utc_now
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -125,7 +125,7 @@ def sum_of(parts: Sequence[Usage]) -> Usage | None:
     )
 
 
-@query
+@recurring_query
 def get_usage(connection: Connection, message: GetUsage) -> UsageSummary:
     by_model: dict[str, UsageShare] = {}
     by_backend: dict[str, UsageShare] = {}
@@ -138,7 +138,7 @@ def get_usage(connection: Connection, message: GetUsage) -> UsageSummary:
     return UsageSummary(**msgspec.structs.asdict(total), by_model=by_model, by_backend=by_backend)
 
 
-@query
+@recurring_query
 def list_recent_usage(connection: Connection, message: ListRecentUsage) -> list[UsageRecord]:
     return [UsageRecord(*row) for row in connection.execute(_RECENT, {"limit": message.limit})]
 

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, func, select
 
 from ..runtime.message import Message
-from .registry import query
+from .registry import recurring_query
 from .tables import tool_calls
 
 TOOLS = ("write_file", "edit_file")
@@ -45,7 +45,7 @@ _WRITTEN = (
 )
 
 
-@query
+@recurring_query
 def list_written_files(connection: Connection, message: ListWrittenFiles) -> list[WrittenFile]:
     rows = connection.execute(_WRITTEN, {"limit": message.limit})
     return [WrittenFile(path, tool, timestamp) for path, tool, timestamp in rows if path is not None]

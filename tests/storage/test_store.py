@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from pocketpaw.runtime import ActorSystem, Child, Message, Supervisor
 from pocketpaw.runtime.errors import ActorDied, Conflict, NotFound, PocketPawError, Unavailable
+from pocketpaw.storage import recent
 from pocketpaw.storage import store as store_module
 from pocketpaw.storage.database import Database
 from pocketpaw.storage.failures import DatabaseDamaged
@@ -282,3 +283,64 @@ async def test_a_server_that_is_away_is_an_answer_and_not_a_crash(
         await create(system, "s-1")
         assert "s-1" in await names(system)
         assert (system.node("store/writer").number, system.node("store/reader").number) == (1, 1)
+
+
+async def test_what_is_asked_again_is_read_once_until_something_is_written(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = Gate(queries, ListSessions, monkeypatch)
+    reads.opened.set()
+    async with open_store() as system:
+        await system.ask(CreateSession(title="one"))
+        for _ in range(3):
+            assert [one.title for one in (await system.ask(ListSessions())).sessions] == ["one"]
+        assert reads.came == 1
+        assert (await system.ask(ListSessions(offset=1))).sessions == []
+        assert reads.came == 2
+        await system.ask(CreateSession(title="two"))
+        assert {one.title for one in (await system.ask(ListSessions())).sessions} == {"one", "two"}
+
+
+async def test_what_was_read_before_a_write_does_not_hold_after_it(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    async with open_store() as system:
+        await system.ask(CreateSession(session_id="s-1", title="before"))
+        read = queries[ListSessions]
+        has_read, may_answer = threading.Event(), threading.Event()
+
+        def slow(connection: Connection, message: ListSessions) -> object:
+            page = read(connection, message)
+            has_read.set()
+            assert may_answer.wait(20)
+            return page
+
+        monkeypatch.setitem(queries, ListSessions, slow)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(system.ask, ListSessions())
+            await eventually(has_read.is_set)
+            await system.ask(RenameSession(session_id="s-1", title="after"))
+            may_answer.set()
+        assert [one.title for one in (await system.ask(ListSessions())).sessions] == ["after"]
+
+
+async def test_what_another_program_writes_is_seen_soon(
+    open_store: OpenStore, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent, "FRESH_S", 0.0)
+    async with open_store() as system:
+        await system.ask(CreateSession(session_id="s-1", title="ours"))
+        assert [one.title for one in (await system.ask(ListSessions())).sessions] == ["ours"]
+        with closing(sqlite3.connect(file)) as other, other:
+            other.execute("UPDATE sessions SET title = 'theirs'")
+        assert [one.title for one in (await system.ask(ListSessions())).sessions] == ["theirs"]
+
+
+def test_what_is_kept_is_bounded() -> None:
+    answers = recent.RecentAnswers()
+    for number in range(recent.ENTRIES + 1):
+        answers.keep((ListSessions, b"%d" % number), answers.generation, b"answer")
+    assert answers.get((ListSessions, b"0")) is None
+    assert answers.get((ListSessions, b"1")) == b"answer"
+    answers.keep((ListSessions, b"large"), answers.generation, b"x" * (recent.ENTRY_BYTES + 1))
+    assert answers.get((ListSessions, b"large")) is None
