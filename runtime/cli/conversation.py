@@ -19,6 +19,9 @@ from .failure import Failure, Interrupted
 
 PROMPT = "> "
 
+STOP_S = 5.0
+"""For the daemon to say that it has stopped an answer."""
+
 
 class Kind(Enum):
     """What the line is that is being written."""
@@ -100,7 +103,8 @@ class Conversation:
             raise KeyboardInterrupt
 
     async def _stop(self) -> None:
-        self._is_stopped = await self._client.stop(self.session_id)
+        with trio.move_on_after(STOP_S, shield=True):  # the stream's end may come before the answer to this
+            self._is_stopped = await self._client.stop(self.session_id)
         if not self._is_stopped:
             raise KeyboardInterrupt  # nothing is being written that could be stopped
 

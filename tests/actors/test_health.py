@@ -153,7 +153,7 @@ async def test_a_parked_actor_is_a_repair_item_until_it_is_mended(
             await until(lambda: _is(system, "healthy"))
             told = [event.data()["content"] for event in await events.take() if event.name == "health_update"]
     assert (issue.name, issue.category, issue.status) == ("Actors", "runtime", "warning")
-    assert issue.message == "picky is down: telegram_bot_token is refused: set another one"
+    assert again.message == "picky is down: telegram_bot_token is refused: set another one"
     assert "POST runtime/actors/picky/restart" in issue.fix_hint
     assert again.timestamp == issue.timestamp  # since when it is so
     assert told[0] == "degraded"
