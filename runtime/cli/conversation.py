@@ -19,9 +19,6 @@ from .failure import Failure, Interrupted
 
 PROMPT = "> "
 
-STOP_S = 5.0
-"""For the daemon to say that it has stopped an answer."""
-
 
 class Kind(Enum):
     """What the line is that is being written."""
@@ -41,7 +38,9 @@ class Conversation:
     def __init__(self, client: Client, session_id: str | None = None) -> None:
         self._client = client
         self.session_id = session_id or f"s-{secrets.token_hex(6)}"
+        self._is_stopping = False
         self._is_stopped = False
+        self._stop_is_told = trio.Event()
         self._has_begun = False
         self._open_line: Kind | None = None
         self._asked: dict[str, trio.CancelScope] = {}
@@ -55,7 +54,8 @@ class Conversation:
             Interrupted: it was stopped.
             KeyboardInterrupt: the second Ctrl-C; what is being written goes on without us.
         """
-        self._is_stopped = self._has_begun = False
+        self._is_stopping = self._is_stopped = self._has_begun = False
+        self._stop_is_told = trio.Event()
         try:
             trio.run(self._say, content)
         except BaseExceptionGroup as group:
@@ -91,22 +91,25 @@ class Conversation:
                         error = event.detail or error
                         self._show(event)
                         self._see_to_approval(event, nursery)
+                if self._is_stopping:  # the end of what was stopped may come before the answer to the stop
+                    await self._stop_is_told.wait()
                 nursery.cancel_scope.cancel()
         if error:
             raise Failure(error)
 
     async def _heed(self, interrupts: AsyncIterator[int], nursery: trio.Nursery) -> None:
         async for _ in interrupts:
+            self._is_stopping = True
             nursery.start_soon(self._stop)
             break
         async for _ in interrupts:
             raise KeyboardInterrupt
 
     async def _stop(self) -> None:
-        with trio.move_on_after(STOP_S, shield=True):  # the stream's end may come before the answer to this
-            self._is_stopped = await self._client.stop(self.session_id)
+        self._is_stopped = await self._client.stop(self.session_id)
         if not self._is_stopped:
             raise KeyboardInterrupt  # nothing is being written that could be stopped
+        self._stop_is_told.set()
 
     def _see_to_approval(self, event: ChatEvent, nursery: trio.Nursery) -> None:
         """Ask the person about a call that waits; whatever comes of the call in another way ends the question."""
