@@ -13,14 +13,19 @@ from typing import Literal, Protocol, TypeVar
 
 import trio
 
+from ..config import Vault
+from ..config.load import VAULT
 from ..runtime import ActorSystem, Message
 from ..runtime.errors import NeedsOperator, PocketPawError
 from ..runtime.node import Node
 from ..storage.failures import DatabaseDamaged, DatabaseDisplaced
 from ..storage.soundness import CheckStorage, ProbeStorage
+from .channels.protocol import GetChannelProblems
+from .kits.problems import GetKitProblems
 from .mcp.protocol import GetMcpProblems
 from .models.router import CheckBackends
 from .settings import LiveSettings
+from .tunnel.protocol import GetTunnelStatus
 
 R = TypeVar("R")
 
@@ -109,7 +114,22 @@ async def configuration(around: Surroundings) -> list[Finding]:
     return [
         Finding("warning", problem.message, problem.fix_hint, problem.setting or "file")
         for problem in around.live.problems
+        if problem.setting != VAULT
     ]
+
+
+@check("Vault", "config", every_s=60.0)
+async def vault(around: Surroundings) -> list[Finding]:
+    """The vault can be opened, now and when the settings were read last."""
+    now = Vault(around.live.home)
+    await trio.to_thread.run_sync(now.refresh, abandon_on_cancel=True, limiter=_one_thread)
+    if now.problem is not None:
+        return [Finding("critical", f"the vault cannot be opened: {now.problem}", now.problem.fix_hint)]
+    if around.live.vault.problem is not None or any(problem.setting == VAULT for problem in around.live.problems):
+        return [
+            Finding("warning", "the vault can be opened again, but its secrets are not used", "Restart the daemon.")
+        ]
+    return []
 
 
 @check("Storage", "storage", every_s=300.0, timeout_s=8.0)
@@ -187,6 +207,43 @@ async def mcp_servers(around: Surroundings) -> list[Finding]:
     """What is configured can be used."""
     hint = "Correct mcp_servers.json in the home folder, then restart the daemon, or change a server through the API."
     return [Finding("warning", text, hint, text) for text in await around.ask(GetMcpProblems())]
+
+
+@check("Kits", "kits", every_s=300.0)
+async def kits(around: Surroundings) -> list[Finding]:
+    """Every installed kit can be read, and its workflows come to a good end."""
+    hint = "Look into the workflow's session and at GET kits; a kit that cannot be read has to be installed anew."
+    try:
+        problems = await around.ask(GetKitProblems())
+    except PocketPawError:
+        return []  # that they cannot be looked at is what the checks of the storage and of the actors say
+    return [Finding("warning", text, hint, text) for text in problems]
+
+
+@check("Tunnel", "remote", every_s=30.0)
+async def tunnel(around: Surroundings) -> list[Finding]:
+    """What is open leads here, and what is closed has ended. Why one is down is what the check of the actors says."""
+    if not around.live.is_tunnelled:
+        return []
+    status = await around.ask(GetTunnelStatus())
+    if status.state == "connecting":
+        hint = "See that this machine reaches the internet, also at port 7844; it is tried again by itself."
+        return [Finding("warning", f"the tunnel at {status.url} has no connection", hint)]
+    if status.state == "stopping":
+        hint = "Nothing, unless it stays so: then end that process. Until then everybody needs a credential."
+        return [Finding("warning", "the tunnel is closed, and cloudflared has not ended yet", hint)]
+    return []
+
+
+@check("Channels", "channels", every_s=60.0)
+async def channels(around: Surroundings) -> list[Finding]:
+    """What is to be said on chat platforms arrives."""
+    hint = "The log says why each of them could not; nothing of them is tried again."
+    try:
+        problems = await around.ask(GetChannelProblems())
+    except PocketPawError:
+        return []  # as with the kits
+    return [Finding("warning", text, hint, text.partition(":")[0]) for text in problems]
 
 
 @check("Actors", "runtime", every_s=10.0)

@@ -21,8 +21,9 @@ from ..runtime.exits import describe
 from ..storage.error_log import ErrorRecord, Severity
 from ..storage.tables import JsonObject, utc_now
 from . import checks
-from .checks import CHECKS, Check, Finding, Hitch, IssueStatus, Surroundings
+from .checks import Check, Finding, Hitch, IssueStatus, Surroundings
 from .journal import Journal
+from .service_checks import CHECKS
 from .settings import LiveSettings
 
 log = structlog.get_logger()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import structlog
@@ -17,6 +17,8 @@ from ..config import (
     SettingError,
     Settings,
     UnreadableFileError,
+    Vault,
+    VaultError,
     accept,
     access_token,
     keep_last_good,
@@ -24,8 +26,10 @@ from ..config import (
     masked,
     regenerate_token,
     save,
+    take_in_secrets,
 )
 from ..config.load import COMMAND_LINE, DEFAULT, ENVIRONMENT
+from ..config.vault import MCP
 from ..runtime import Actor, Message
 from ..runtime.errors import Forbidden, InvalidInput, Unavailable
 from .access.known_credentials import ENDED_TOPIC, CredentialsEnded, is_derived
@@ -36,11 +40,12 @@ log = structlog.get_logger()
 class LiveSettings:
     """The settings in force, shared by every actor: read `current` each time one is needed, and do not keep it.
 
-    Only the settings actor replaces what is in here. Raises HomeError if there is no access token and none can be made.
+    Only the settings actor replaces the settings. Raises HomeError if there is no access token and none can be made.
     """
 
     def __init__(self, home: Home, environ: Mapping[str, str], overrides: Mapping[str, object] | None = None) -> None:
         self.home = home
+        self.vault = Vault(home)
         self._environ = dict(environ)
         self._overrides = dict(overrides or {})
         self.access_token = access_token(home)
@@ -48,6 +53,8 @@ class LiveSettings:
         """What no log, error or answer may show. A secret that was replaced stays in it: it may still turn up."""
         self.is_tunnelled = False
         """Whether the daemon can be reached through a tunnel; set by whoever opens one, before it does."""
+        self.served_at: tuple[str, int] | None = None
+        """The address and port that the listener has opened last."""
         self.replace(self.load())
         self.at_start: Settings = self.current
         """What the daemon started with, and so what holds for settings that need a restart."""
@@ -62,11 +69,40 @@ class LiveSettings:
 
     def load(self) -> Loaded:
         """Read all places anew; changes nothing here. Blocks on the disk."""
-        return load(self.home, self._environ, self._overrides)
+        return load(self.home, self._environ, self._overrides, self.vault)
 
     def replace(self, loaded: Loaded) -> None:
         self.loaded = loaded
-        self.secrets |= loaded.settings.secret_values()
+        self.hide(loaded.settings.secret_values())
+        self.hide(text for name, text in self.vault.known().items() if not name.startswith(MCP))
+
+    def hide(self, texts: Iterable[str]) -> None:
+        """Keep these out of logs, errors and events from now on."""
+        hidden = frozenset(texts)
+        if not hidden <= self.secrets:
+            self.secrets |= hidden
+
+    def secret(self, name: str) -> str | None:
+        """Return a secret that is no setting, from memory. Raises Unavailable if the vault cannot be opened."""
+        try:
+            return self.vault.get(name)
+        except VaultError as error:
+            raise vault_closed(error) from error
+
+    async def keep_secrets(self, changes: Mapping[str, str | None]) -> None:
+        """Keep secrets that are no settings, or with None drop them; on disk when it returns. Raises Unavailable."""
+        self.hide(text for text in changes.values() if text is not None)
+        try:
+            await trio.to_thread.run_sync(self.vault.change, changes)
+        except VaultError as error:
+            raise vault_closed(error) from error
+        except OSError as error:
+            raise Unavailable(f"{self.vault.path} could not be written: {error.strerror}") from error
+
+
+def vault_closed(error: VaultError) -> Unavailable:
+    """The answer to who needs a secret, or wants to change one, while the vault cannot be opened."""
+    return Unavailable(f"the vault cannot be opened: {error}. {error.fix_hint}", path=str(error.path))
 
 
 class GetSettings(Message[dict[str, object]], to="settings"):
@@ -98,6 +134,16 @@ class RegenerateToken(Message[NewAccessToken], to="settings"):
     """Replace the access token; the old one and every session end at once. API keys and OAuth tokens stay."""
 
 
+class VaultRotated(msgspec.Struct, frozen=True):
+    """`secrets` were sealed anew."""
+
+    secrets: int
+
+
+class RotateVaultKey(Message[VaultRotated], to="settings"):
+    """Seal every secret in the vault with a new key, and forget the old one."""
+
+
 class SettingsKeeper(Actor):
     """Saves one change after the other, so that none loses another's; the disk is waited for off the loop."""
 
@@ -106,9 +152,10 @@ class SettingsKeeper(Actor):
         self._live = live
 
     async def on_start(self) -> None:
+        await self._take_in_secrets()
         home = self._live.home
         try:
-            await trio.to_thread.run_sync(keep_last_good, home)
+            await trio.to_thread.run_sync(keep_last_good, home, self._live.vault)
         except OSError as error:
             log.warning(
                 "no copy of the settings was kept", actor=self.path, file=str(home.last_good), reason=str(error)
@@ -149,11 +196,35 @@ class SettingsKeeper(Actor):
         log.info("access token regenerated", actor=self.path, by=self.principal.name)
         return NewAccessToken(token)
 
+    async def rotate_vault_key(self, message: RotateVaultKey) -> VaultRotated:
+        vault = self._live.vault
+        try:
+            count = await trio.to_thread.run_sync(vault.rotate)
+        except VaultError as error:
+            raise vault_closed(error) from error
+        except OSError as error:
+            raise Unavailable(f"the vault's key could not be renewed: {error.strerror}") from error
+        log.info("the vault's key was renewed", actor=self.path, by=self.principal.name, secrets=count)
+        return VaultRotated(count)
+
+    async def _take_in_secrets(self) -> None:
+        live = self._live
+        try:
+            taken = await trio.to_thread.run_sync(take_in_secrets, live.home, live.vault)
+        except (VaultError, OSError) as error:
+            log.warning("secrets stay in the configuration file", actor=self.path, reason=str(error))
+            return
+        for name in taken:
+            log.info("a secret was moved from the configuration file to the vault", actor=self.path, setting=name)
+        if taken:
+            live.replace(await trio.to_thread.run_sync(live.load))
+
     def _differing(self, written: dict[str, object]) -> dict[str, object]:
         """Leave out what is so already: a client that writes everything back must not pin every default in the file."""
         live = self._live
         faulty = {problem.setting for problem in live.problems}
-        untouched = {name for name, source in live.loaded.sources.items() if source == DEFAULT} - faulty
+        unseen = {name for name, setting in SETTINGS.items() if setting.secret and live.vault.problem is not None}
+        untouched = {name for name, source in live.loaded.sources.items() if source == DEFAULT} - faulty - unseen
         return {
             name: value
             for name, value in written.items()
@@ -177,9 +248,11 @@ class SettingsKeeper(Actor):
     def _save(self, changes: dict[str, object]) -> Loaded:
         path = self._live.home.config
         try:
-            save(self._live.home, changes)
+            save(self._live.home, changes, self._live.vault)
         except UnreadableFileError as error:
             raise Unavailable(f"nothing was saved, as {error}: correct that file first", path=str(path)) from error
+        except VaultError as error:
+            raise vault_closed(error) from error
         except OSError as error:
             raise Unavailable(f"the settings could not be saved to {path}: {error.strerror}", path=str(path)) from error
         return self._live.load()

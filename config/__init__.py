@@ -3,9 +3,10 @@
 from .document import UnreadableFileError
 from .home import Home, HomeError, access_token, home_path, open_home, regenerate_token
 from .load import Loaded, Problem, load
-from .save import keep_last_good, save
+from .save import keep_last_good, save, take_in_secrets
 from .setting import Setting, SettingError
 from .settings import SETTINGS, Settings, accept, check, is_mask, masked, parse, rows
+from .vault import Vault, VaultError
 
 __all__ = [
     "SETTINGS",
@@ -17,6 +18,8 @@ __all__ = [
     "SettingError",
     "Settings",
     "UnreadableFileError",
+    "Vault",
+    "VaultError",
     "accept",
     "access_token",
     "check",
@@ -30,4 +33,5 @@ __all__ = [
     "regenerate_token",
     "rows",
     "save",
+    "take_in_secrets",
 ]

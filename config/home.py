@@ -37,6 +37,16 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "access_token"
 
     @property
+    def vault(self) -> Path:
+        """The secrets, sealed."""
+        return self.root / "vault"
+
+    @property
+    def vault_key(self) -> Path:
+        """What opens the vault; a copy of the home folder without it gives no secret away."""
+        return self.root / "vault.key"
+
+    @property
     def database(self) -> Path:
         return self.root / "pocketpaw.db"
 
@@ -138,7 +148,11 @@ def _probe(folder: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     for leftover in temporaries(folder):
-        if leftover.stat().st_mtime < time.time() - _LEFTOVER_AFTER_S:
+        try:
+            written_at = leftover.stat().st_mtime
+        except FileNotFoundError:
+            continue  # its writer has finished just now
+        if written_at < time.time() - _LEFTOVER_AFTER_S:
             leftover.unlink(missing_ok=True)
 
 

@@ -10,23 +10,29 @@ import msgspec
 from .document import Document, UnreadableFileError, read_document
 from .home import Home
 from .legacy import modern
-from .setting import SettingError
+from .setting import MASK, SettingError
 from .settings import SETTINGS, Settings
+from .vault import Vault, VaultError
 
 DEFAULT = "default"
+VAULT = "vault"
 FILE = "config.json"
 LAST_GOOD = "config.json.last-good"
 ENVIRONMENT = "environment"
 COMMAND_LINE = "command line"
 
+SEALED_DATABASE = f"postgresql+psycopg://{MASK}"
+"""Where the database is, as long as only the vault knows and it cannot be opened: nothing that can be."""
+
 _PREFIX = "POCKETPAW_"
+_ENTRIES = "settings/"
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Something wrong with what was set, and what is used instead; holds no secret."""
 
     setting: str
-    """Empty if it concerns the whole file."""
+    """Empty if it concerns the whole file, `vault` if it concerns that."""
     source: str
     """A file's path, an environment variable's name, or `command line`."""
     line: int | None
@@ -40,7 +46,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     problems: tuple[Problem, ...]
     sources: dict[str, str]
-    """By setting: `default`, `config.json`, `config.json.last-good`, `environment` or `command line`."""
+    """By setting: `default`, `vault`, `config.json`, `config.json.last-good`, `environment` or `command line`."""
     translated: dict[str, str]
     """By setting: PocketPaw 0.4's word for what is in force, where ours differs."""
     unknown_keys: tuple[str, ...]
@@ -49,13 +55,25 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Environment variables that look like settings and are not."""
 
 
-def load(home: Home, environ: Mapping[str, str], overrides: Mapping[str, object] | None = None) -> Loaded:
-    """Gather the settings, weakest first: default, config.json, environment, command line (`overrides`).
+def load(
+    home: Home,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, object] | None = None,
+    vault: Vault | None = None,
+) -> Loaded:
+    """Gather the settings, weakest first: default, vault, config.json, environment, command line (`overrides`).
 
-    A value that cannot be used is passed over: the last good copy of the file decides, then the next weaker place. An
-    empty environment variable counts as unset, and so does None anywhere. Overrides that name no setting are ignored.
+    A secret in config.json was written there by hand, after the one in the vault. A value that cannot be used is passed
+    over: the last good copy of the file decides, then the next weaker place. An empty environment variable counts as
+    unset, and so does None anywhere. Overrides that name no setting are ignored.
     """
-    problems, layers = _file_layers(home)
+    vault = vault or Vault(home)
+    secrets = settings_in(vault.refresh())
+    if _is_database_sealed(home, vault):
+        secrets["database_url"] = SEALED_DATABASE
+    problems, layers = _file_layers(home, _Layer(source=VAULT, values=secrets))
+    if vault.problem is not None:
+        problems.append(_locked(vault.problem))
     layers += [_environment(environ), _Layer(source=COMMAND_LINE, values=overrides or {}, is_text=True)]
     set_anywhere = {name: value for layer in layers for name, value in layer.values.items()}
     values: dict[str, object] = {}
@@ -87,13 +105,24 @@ def load(home: Home, environ: Mapping[str, str], overrides: Mapping[str, object]
     )
 
 
-def bad_settings(document: Document) -> list[SettingError]:
-    """Return what is wrong with the values in a configuration file."""
+def entry_of(setting: str) -> str:
+    """The name that a setting's secret has in the vault."""
+    return f"{_ENTRIES}{setting}"
+
+
+def settings_in(secrets: Mapping[str, str]) -> dict[str, object]:
+    """Return those secrets of the vault that are settings, by the setting's name."""
+    return {name.removeprefix(_ENTRIES): text for name, text in secrets.items() if name.startswith(_ENTRIES)}
+
+
+def bad_settings(document: Document, secrets: Mapping[str, str]) -> list[SettingError]:
+    """Return what is wrong with the values in a configuration file; `secrets` is what the vault holds."""
+    set_anywhere = {**settings_in(secrets), **document.values}
     layer = _Layer(source=FILE, values=document.values)
     errors: list[SettingError] = []
     for name, written in layer.settings():
         try:
-            layer.read(name, modern(name, written, document.values))
+            layer.read(name, modern(name, written, set_anywhere))
         except SettingError as error:
             errors.append(error)
     return errors
@@ -137,17 +166,17 @@ class _Layer(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _file_layers(home: Home) -> tuple[list[Problem], list[_Layer]]:
+def _file_layers(home: Home, vault: _Layer) -> tuple[list[Problem], list[_Layer]]:
     try:
         document = read_document(home.config)
     except UnreadableFileError as error:
         good = _last_good(home)
         layers = [] if good is None else [_Layer(source=LAST_GOOD, values=good.values, document=good, is_fallback=True)]
-        return [_unreadable(error, "the last good copy" if layers else "the defaults")], layers
+        return [_unreadable(error, "the last good copy" if layers else "the defaults")], [*layers, vault]
     layer = _Layer(source=FILE, values=document.values, path=str(home.config), document=document)
     good = _last_good(home)
     beneath = {} if good is None else {name: good.values.get(name) for name, _ in layer.settings()}
-    return [], [_Layer(source=LAST_GOOD, values=beneath, is_fallback=True), layer]
+    return [], [_Layer(source=LAST_GOOD, values=beneath, is_fallback=True), vault, layer]
 
 
 def _last_good(home: Home) -> Document | None:
@@ -158,6 +187,18 @@ def _last_good(home: Home) -> Document | None:
     return document if document.text else None
 
 
+def _is_database_sealed(home: Home, vault: Vault) -> bool:
+    """Whether the vault may know of another database than the file in the home folder, and cannot be asked."""
+    entry = entry_of("database_url")
+    if vault.problem is None or entry in vault.known():
+        return False
+    try:
+        names = vault.names()
+    except VaultError:
+        names = []
+    return entry in names or not (names or home.database.exists())
+
+
 def _unreadable(error: UnreadableFileError, used: str) -> Problem:
     where = f"line {error.line} of {error.path}" if error.line else str(error.path)
     return Problem(
@@ -166,6 +207,16 @@ def _unreadable(error: UnreadableFileError, used: str) -> Problem:
         line=error.line,
         message=f"{where}: {error.reason}; using {used}",
         fix_hint=f"Correct {where}; the file was left as it is, and no setting is saved until it can be read.",
+    )
+
+
+def _locked(error: VaultError) -> Problem:
+    return Problem(
+        setting=VAULT,
+        source=str(error.path),
+        line=None,
+        message=f"the vault cannot be opened: {error}; no secret is saved or changed until it can",
+        fix_hint=error.fix_hint,
     )
 
 

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-_OTHERS = 0o077
+OTHERS = 0o077
+"""The rights of all but the owner."""
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -38,8 +39,8 @@ def create_private(path: Path, data: bytes) -> bool:
 def tighten(path: Path) -> None:
     """Take every right to `path` from all but its owner. Raises OSError."""
     mode = path.stat().st_mode
-    if mode & _OTHERS:
-        path.chmod(mode & 0o7777 & ~_OTHERS)
+    if mode & OTHERS:
+        path.chmod(mode & 0o7777 & ~OTHERS)
 
 
 def probe(folder: Path) -> None:

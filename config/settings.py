@@ -38,6 +38,7 @@ OAuthClient = Annotated[
 ]
 Price = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?/\d+(\.\d+)?$")]
 Identifier = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+ChannelScope = Annotated[str, msgspec.Meta(pattern=r"^[a-z]+(:[a-z]+)?$")]
 
 _BACKENDS = "auto, embedded, openai_compatible, anthropic, ollama, litellm, openrouter, gemini or cli:<name>"
 _RULE = "rules such as shell(git *), read_* or telegram@web_fetch"
@@ -164,6 +165,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ws_rate_limit_per_peer: Annotated[
         int, about("WebSockets that one address may open; 0 = no limit.", unit="per minute", ge=0, le=10_000_000)
     ] = 60
+    cloudflared_path: Annotated[
+        str, about("The program cloudflared, which makes the tunnel; empty = looked for on the PATH.")
+    ] = ""
+    cloudflared_token: Annotated[
+        str, about("Token of a Cloudflare tunnel of your own; empty = another address at each start.", secret=True)
+    ] = ""
+    cloudflared_url: Annotated[str, about("The address of that tunnel, which leads to this daemon.", is_url=True)] = ""
     file_jail_path: Annotated[str, about("The folder whose files the API and the tools may reach.")] = "~"
 
     max_concurrent_conversations: Annotated[int, about("Turns that run at once; more wait.", ge=1, le=10_000)] = 32
@@ -258,6 +266,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     channel_autostart: Annotated[
         dict[str, bool], about("Channels, by name, that start (true) or stay off (false); a configured one starts.")
     ] = {}
+    channel_scopes: Annotated[
+        tuple[ChannelScope, ...],
+        about(
+            "What the agent may do for people whom a channel's list of users names, or who are paired.",
+            expects="scopes such as chat, memory, files:read or admin",
+        ),
+    ] = ("chat", "sessions", "memory", "reminders", "skills", "mcp", "files:read", "files:write")
     webhook_sync_timeout: Annotated[
         int, about("A webhook called with ?wait=true is answered by then.", unit="s", ge=1, le=600)
     ] = 30

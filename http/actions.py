@@ -50,6 +50,7 @@ class Action:
     ) -> None:
         route = _ROUTES[method, path]
         self.scope = route.scope
+        self.attempt = route.attempt
         self.told = told
         """None where the client is told by an event, as all are."""
         self.failed = failed
@@ -84,6 +85,15 @@ def _listed(listing: FolderListing, fields: JsonObject) -> JsonObject:
 
 def _not_listed(error: PocketPawError, fields: JsonObject) -> JsonObject:
     return {"type": "files", "error": error.detail, "code": error.code, **_context(fields)}
+
+
+def _as_text(listing: FolderListing, _: JsonObject) -> JsonObject:
+    files = [f"{one.name}/" if one.is_dir else f"{one.name} ({one.size})" for one in listing.files]
+    return {"type": "message", "content": "\n".join([f"**{listing.path}**", "", *files])}
+
+
+def _not_listed_as_text(error: PocketPawError, _: JsonObject) -> JsonObject:
+    return {"type": "message", "content": error.detail, "code": error.code}
 
 
 def _context(fields: JsonObject) -> JsonObject:
@@ -140,4 +150,5 @@ ACTIONS: Mapping[str, Action] = {
     "delete_intention": Action("DELETE", _INTENTION, _told("intention_deleted", "id", "id"), id_of="intention"),
     "run_intention": Action("POST", f"{_INTENTION}/run", None, id_of="intention"),
     "browse": Action("GET", "/files/browse", _listed, failed=_not_listed),
+    "navigate": Action("GET", "/files/browse", _as_text, failed=_not_listed_as_text),
 }

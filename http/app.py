@@ -8,6 +8,7 @@ them. A handler is given its `Call`; there are no context globals (`quart.reques
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -26,7 +27,8 @@ from ..runtime import ActorSystem
 from ..runtime.errors import NotFound, PocketPawError
 from . import cors
 from .asgi_response import AsgiResponse
-from .authentication import check, check_scope, facts, limit_headers, until_ended
+from .audited import auditing
+from .authentication import check, facts, limit_headers, require_scope, until_ended
 from .call import ANYBODY, Call, cancel_on_disconnect
 from .errors import InternalError, MethodNotAllowed, error_response
 from .route import Route
@@ -197,7 +199,25 @@ class App(QuartTrio):
                 call.principal = verdict.principal
             if problem is not None:
                 raise problem
-            assert route is not None
-            if not route.is_exempt:
-                check_scope(verdict, route)
-        return await route.answer(call)
+        assert route is not None
+        call.attempt = attempt = route.attempt(call.trace_id, _peer(scope))
+        if attempt is None:
+            return await _admit(call, route)
+        attempt.who = call.principal
+        attempt.facts |= call.values
+        async with auditing(self.system, attempt):
+            response = await _admit(call, route)
+            if response.status_code >= HTTPStatus.BAD_REQUEST:
+                attempt.status = "refused"
+        return response
+
+
+async def _admit(call: Call, route: Route) -> Response:
+    if not route.is_exempt:
+        require_scope(call.principal, route.scope)
+    return await route.answer(call)
+
+
+def _peer(scope: HTTPScope) -> str | None:
+    client = scope["client"]
+    return client[0] if client else None

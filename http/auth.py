@@ -73,5 +73,5 @@ ROUTES = [
     post("/auth/session", CreateSessionToken, scope="admin", bucket="auth"),
     post("/auth/login", login, is_exempt=True, bucket="auth", responses=_LOGIN, described_as=[AccessToken]),
     post("/auth/logout", logout, responses=_OK),
-    post("/token/regenerate", RegenerateToken, scope="admin", bucket="auth"),
+    post("/token/regenerate", RegenerateToken, scope="admin", bucket="auth", audit="auth"),
 ]

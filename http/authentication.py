@@ -13,7 +13,6 @@ from ..actors.access.guard import Authenticate, Bucket, Verdict
 from ..actors.access.known_credentials import ENDED_TOPIC, CredentialsEnded
 from ..runtime import ActorSystem, Principal
 from ..runtime.errors import Forbidden, TooManyRequests, Unauthenticated
-from .route import Route
 
 SESSION_COOKIE = "pocketpaw_session"
 FORWARDING = {b"forwarded", b"x-real-ip"}
@@ -65,10 +64,6 @@ async def until_ended(system: ActorSystem, verdict: Verdict) -> None:
             ended = msgspec.convert(event.data(), CredentialsEnded)
             if verdict.credential in ended.credentials or verdict.credential_kind in ended.kinds:
                 return
-
-
-def check_scope(verdict: Verdict, route: Route) -> None:
-    require_scope(verdict.principal, route.scope)
 
 
 def require_scope(principal: Principal | None, scope: str | None) -> None:

@@ -14,6 +14,7 @@ from quart import Request
 
 from ..runtime import ActorSystem, Message, Principal
 from ..runtime.errors import TooLarge
+from .audited import Attempt, facts_in
 from .transport import ClientDisconnected
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .route import Route
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -34,7 +36,18 @@ ANYBODY = Principal("anybody")
 class Call:
     """`verdict` is what the guard said; None where it was not asked, as the route needs no credential."""
 
-    __slots__ = ("live", "principal", "receive", "request", "route", "system", "trace_id", "values", "verdict")
+    __slots__ = (
+        "attempt",
+        "live",
+        "principal",
+        "receive",
+        "request",
+        "route",
+        "system",
+        "trace_id",
+        "values",
+        "verdict",
+    )
 
     def __init__(
         self,
@@ -53,12 +66,20 @@ class Call:
         """What stood in the path."""
         self.principal: Principal = ANYBODY
         self.verdict: Verdict | None = None
+        self.attempt: Attempt | None = None
+        """What the audit will have of it, if it has it."""
 
     async def ask(self, message: Message[R], *, timeout_s: float = 30.0) -> R:
         """Ask the message's owner on behalf of whoever sent this request."""
         return await self.system.ask(
             message, timeout_s=timeout_s, principal=self.principal, trace_id=self.trace_id, sender="http"
         )
+
+    def tell_audit(self, value: T) -> T:
+        """Have the audit show what of `value` it may show; returns it."""
+        if self.attempt is not None:
+            self.attempt.facts |= facts_in(value)
+        return value
 
     async def body(self, limit_bytes: int | None = None) -> bytes:
         """Read the request's body, once.

@@ -237,9 +237,9 @@ _FIELDS = ("content", "session_id", "media")
 _KEY = {"Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": KEY_LIMIT}}
 _LAST = {"Last-Event-ID": {"type": "string"}}
 _OVER: dict[HTTPStatus, tuple[str, Any]] = {HTTPStatus.NO_CONTENT: ("There is nothing more to come.", None)}
-_RESUME = post("/chat/stream", resume_chat, scope=SCOPE, produces=MEDIA_TYPE, query=("session_id",))
+_RESUME = post("/chat/stream", resume_chat, scope=SCOPE, produces=MEDIA_TYPE, query=("session_id",), audit=False)
 ROUTES = [
-    post("/chat", chat, scope=SCOPE, only=_FIELDS, defaults=_OPTIONAL, headers=_KEY),
+    post("/chat", chat, scope=SCOPE, only=_FIELDS, defaults=_OPTIONAL, headers=_KEY, audit=False),
     post(
         "/chat/stream",
         stream_chat,
@@ -250,9 +250,10 @@ ROUTES = [
         headers={**_KEY, **_LAST},
         responses=_OVER,
         on_resume=_RESUME,
+        audit=False,
     ),
     get("/chat/stream", resume_chat, scope=SCOPE, produces=MEDIA_TYPE, headers=_LAST, responses=_OVER),
-    post("/chat/stop", StopTurn, scope=SCOPE, query=("session_id",)),
-    post("/chat/approve", DecideApproval, scope=SCOPE),
+    post("/chat/stop", StopTurn, scope=SCOPE, query=("session_id",), audit=False),
+    post("/chat/approve", DecideApproval, scope=SCOPE, audit=False),  # the store enters what was decided
     get("/chat/approvals", ListApprovals, scope=SCOPE),
 ]

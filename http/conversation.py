@@ -12,13 +12,14 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
 from ..actors.agent import Chat, StopTurn
 from ..actors.skills.keeper import ReadSkill, SkillName
-from ..actors.tools.gate import DecideApproval
+from ..actors.tools.gate import DecideApproval, ListApprovals
 from ..runtime import ActorSystem, Message, Principal
-from ..runtime.errors import BadRequest, InvalidInput, NotBuilt, NotFound, PocketPawError
+from ..runtime.errors import BadRequest, InvalidInput, NotFound, PocketPawError
 from ..storage.history import GetHistory, HistoryMessage
 from ..storage.sessions import SessionId
 from ..storage.tool_calls import GrantScope, RequestId
 from .actions import ACTIONS, Action, JsonObject, scope_of
+from .audited import Attempt, auditing, facts_in
 from .authentication import require_scope
 from .chat import new_session_id
 from .errors import InvalidRequest, error_body, invalid_input
@@ -29,8 +30,6 @@ from .teller import SYSTEM_EVENTS, Teller
 R = TypeVar("R")
 
 Content = Annotated[str, msgspec.Meta(max_length=100_000)]
-
-NOT_BUILT = frozenset({"approve_plan", "navigate", "reject_plan"})
 
 HISTORY_SCOPE = scope_of("GET", "/sessions/{session_id}/history")
 STATUS_SCOPE = scope_of("GET", "/agent/status")
@@ -51,6 +50,8 @@ class Incoming(msgspec.Struct, frozen=True):
     content: Content | None = None
     message: Content | None = None
     session_id: SessionId | None = None
+    session_key: Annotated[str, msgspec.Meta(max_length=300)] | None = None
+    """A session as agent/status names it: its channel, a colon, its id."""
     agent_id: SessionId | None = msgspec.field(name="agentId", default=None)
     media: list[Any] = []
     channels: list[str] = []
@@ -90,6 +91,8 @@ class Conversation:
             "run_skill": self._run_skill,
             "stop": self._stop,
             "approve": self._approve,
+            "approve_plan": self._approve_plan,
+            "reject_plan": self._reject_plan,
             "new_session": self._new_session,
             "switch_session": self._switch_session,
             "ping": self._ping,
@@ -113,7 +116,8 @@ class Conversation:
             history = await self._history(opening.resume_session)
         if opening.resume_session is not None and history is not None:
             self._current = opening.resume_session
-        greeting = {"type": "connection_info", "session_id": self._current, "version": daemon_version()}
+        session = {"session_id": self._current, "id": self._current}
+        greeting = {"type": "connection_info", **session, "version": daemon_version()}
         await self._teller.tell(greeting)
         if history is not None:
             await self._show(history, opening.after)
@@ -137,8 +141,6 @@ class Conversation:
             await act(said)
         elif name in ACTIONS:
             await self._act(ACTIONS[name], data)
-        elif name in NOT_BUILT:
-            raise NotBuilt(f"{name} is not built yet")
         else:
             there_are = ", ".join([*self._actions, *ACTIONS])
             raise BadRequest(f"there is no action {name[:40]!r}; there are {there_are}")
@@ -176,6 +178,24 @@ class Conversation:
             {"type": "approval_decided", "status": decided.status, "request_id": decided.request_id}
         )
 
+    async def _approve_plan(self, said: Incoming) -> None:
+        await self._decide_plan(said, approved=True)
+
+    async def _reject_plan(self, said: Incoming) -> None:
+        await self._decide_plan(said, approved=False)
+
+    async def _decide_plan(self, said: Incoming, *, approved: bool) -> None:
+        """A session's plan is what its agent wants to do and waits with."""
+        _, _, named = (said.session_key or "").partition(":")
+        session_id = said.session_id or named or said.session_key or self._current
+        waiting = await self._ask(ListApprovals(session_id=session_id))
+        if not waiting:
+            raise NotFound(f"there is no plan to {'approve' if approved else 'reject'} in session {session_id}")
+        for one in waiting:
+            await self._ask(DecideApproval(request_id=one.request_id, approved=approved))
+        told = {"session_id": session_id, "session_key": said.session_key or session_id}
+        await self._teller.tell({"type": "plan_approved" if approved else "plan_rejected", **told})
+
     async def _new_session(self, _said: Incoming) -> None:
         self._current = new_session_id()
         await self._teller.tell({"type": "new_session", "session_id": self._current, "id": self._current})
@@ -199,11 +219,13 @@ class Conversation:
         await self._teller.unsubscribe(said.channels)
 
     async def _act(self, action: Action, data: bytes) -> None:
-        require_scope(self._principal, action.scope)
+        attempt = action.attempt(self._trace_id, None)
+        if attempt is None:
+            require_scope(self._principal, action.scope)
         said = msgspec.json.decode(data, type=JsonObject)
         fields = {name: said[name] for name in said.keys() - {"action", "type"}}
         try:
-            reply = await self._ask(action.message(fields))
+            reply = await self._attempt(action, fields, attempt)
         except PocketPawError as error:
             if action.failed is None:
                 raise
@@ -213,6 +235,19 @@ class Conversation:
             await self._teller.tell(action.told(reply, fields))
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, action: Action, fields: JsonObject, attempt: Attempt | None) -> object:
+        """Do it as the endpoint would: for the audit, too."""
+        if attempt is None:
+            return await self._ask(action.message(fields))
+        attempt.who = self._principal
+        async with auditing(self._system, attempt):
+            require_scope(self._principal, action.scope)
+            message = action.message(fields)
+            attempt.facts |= facts_in(message)
+            reply = await self._ask(message)
+            attempt.facts |= facts_in(reply)
+        return reply
 
     async def _show(self, history: list[HistoryMessage], after: int | None) -> None:
         """Show the current session as it is, and go on with it; what was said in it needs a scope of its own."""

@@ -10,6 +10,7 @@ from typing import cast
 import msgspec
 from quart import Response
 
+from ..actors.channels.chat_platform import DeliveryUnsure, NotDelivered
 from ..runtime.errors import (
     AskTimeout,
     BadRequest,
@@ -64,6 +65,8 @@ STATUS: Mapping[type[PocketPawError], HTTPStatus] = {
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     TransientFailure: HTTPStatus.SERVICE_UNAVAILABLE,
     NeedsOperator: HTTPStatus.SERVICE_UNAVAILABLE,
+    NotDelivered: HTTPStatus.SERVICE_UNAVAILABLE,
+    DeliveryUnsure: HTTPStatus.SERVICE_UNAVAILABLE,
     DeliveryFailure: HTTPStatus.SERVICE_UNAVAILABLE,
     NoSuchActor: HTTPStatus.NOT_FOUND,  # only a client names actors that may not be there
     TimedOut: HTTPStatus.GATEWAY_TIMEOUT,

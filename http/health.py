@@ -84,7 +84,7 @@ ROUTES = [
     get("/health", GetHealth),
     get("/health/errors", GetErrors, scope="metrics"),
     delete("/health/errors", ClearErrors, scope="admin"),
-    post("/health/check", RunChecks, scope="metrics"),
+    post("/health/check", RunChecks, scope="metrics", audit=False),
     get("/health", probe, at_root=True, is_exempt=True),
     get("/health/detailed", GetServices, at_root=True, is_exempt=True),
     get("/health/ready", probe_readiness, at_root=True, is_exempt=True, responses=READINESS),

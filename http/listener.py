@@ -60,6 +60,7 @@ class Http(Actor):
         )
         assert self._nursery is not None
         self.addresses = await self._nursery.start(self._serve)
+        self._live.served_at = self.addresses[0]
         for host, port in self.addresses:
             self._on_bound(url_of(host, port))
 

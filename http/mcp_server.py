@@ -121,6 +121,7 @@ ROUTES = [
         serve_mcp,
         scope="mcp",
         at_root=True,
+        audit=False,  # what it calls is a tool, and the store enters those
         produces=f"application/json, {MEDIA_TYPE}",
         described_as=[JsonRpc],
         responses={

@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -129,7 +130,8 @@ async def uploaded(call: Call, folder: Path, prefix: str, *, limit_bytes: int) -
             await _receive(call, upload, options.get(b"boundary", b""))
         yield upload
     finally:
-        path.unlink(missing_ok=True)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))  # of gigabytes it takes its time
 
 
 def too_large(limit_bytes: int) -> TooLarge:

@@ -91,7 +91,7 @@ async def authorize(call: Call, message: Asked) -> Response:
 
 async def consent(call: Call) -> Response:
     """Take the consent page's form, and send the browser back to the program with what was decided."""
-    decided = await read_fields(call, Decided)
+    decided = call.tell_audit(await read_fields(call, Decided))
     wish = Wish(**{name: getattr(decided, name) for name in Wish.__struct_fields__})
     decision = await call.ask(
         DecideConsent(
@@ -116,7 +116,7 @@ async def get_tokens(call: Call) -> Response:
     A code and a refresh token work once: a second use ends the whole grant.
     """
     try:
-        tokens = await call.ask(await read_fields(call, GetTokens))
+        tokens = await call.ask(call.tell_audit(await read_fields(call, GetTokens)))
     except TokenRefused as refused:
         problem = TokenProblem(str(refused.data["error"]), refused.detail, refused.detail, refused.code)
         return Response(msgspec.json.encode(problem), HTTPStatus.BAD_REQUEST.value, NO_STORE)

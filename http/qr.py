@@ -19,6 +19,7 @@ from quart import Response
 
 from ..actors.access.guard import CreateLoginCode, LoginWithCode
 from ..actors.access.locality import is_loopback_address, is_loopback_host
+from ..actors.tunnel.protocol import GetTunnelStatus
 from .address import base_url
 from .auth import set_session
 from .authentication import credential_of, facts
@@ -45,7 +46,7 @@ async def qr_code(call: Call) -> Response:
     """Make a QR code that logs another device in: a link that works once, within a minute."""
     asked = facts(call.request.scope, bucket="auth", required=True)
     made = await call.ask(CreateLoginCode(credential=credential_of(asked)))
-    link = f"{_reachable(call)}/api/v1/auth/qr?{urlencode({'code': made.code})}"
+    link = f"{await _reachable(call)}/api/v1/auth/qr?{urlencode({'code': made.code})}"
     image = await trio.to_thread.run_sync(_png, link)
     return Response(image, 200, {"Content-Type": PNG, "Cache-Control": "no-store"})
 
@@ -68,8 +69,12 @@ async def login_with_code(call: Call) -> Response:
     return response
 
 
-def _reachable(call: Call) -> str:
-    """The address for another device. Where the one in use is only this machine's own, its address in the network."""
+async def _reachable(call: Call) -> str:
+    """The address for another device: the tunnel's where one is open; else the one in use, or where that is only this
+    machine's own, its address in the network.
+    """
+    if call.live.is_tunnelled and (url := (await call.ask(GetTunnelStatus())).url):
+        return url
     host = call.request.headers.get("Host", "")
     address = None if is_loopback_address(call.live.at_start.web_host) else _address_in_network()
     if address is None or not is_loopback_host(host):
@@ -96,7 +101,7 @@ def _png(link: str) -> bytes:
 
 
 ROUTES = [
-    get("/qr", qr_code, scope="admin", bucket="auth", produces=PNG),
+    get("/qr", qr_code, scope="admin", bucket="auth", produces=PNG, audit="auth"),
     get("/auth/qr", login_page, is_exempt=True, produces="text/html"),
     post(
         "/auth/qr",

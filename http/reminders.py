@@ -8,6 +8,6 @@ from .route import delete, get, post
 SCOPE = "reminders"
 ROUTES = [
     get("/reminders", ListReminders, scope=SCOPE),
-    post("/reminders", Remind, scope=SCOPE),
-    delete("/reminders/{reminder_id}", DeleteReminder, scope=SCOPE),
+    post("/reminders", Remind, scope=SCOPE, audit=False),
+    delete("/reminders/{reminder_id}", DeleteReminder, scope=SCOPE, audit=False),
 ]

@@ -23,6 +23,7 @@ from ..actors.access.guard import Bucket
 from ..runtime import Done, Message
 from ..runtime.errors import InvalidInput, NotBuilt
 from ..runtime.message import reply_type
+from .audited import Attempt, Audited, how_audited, summary_of
 from .binding import Binding, Default, decode_json, require_json
 from .call import Call
 
@@ -64,6 +65,7 @@ class Route:
         takes_upload: bool = False,
         takes_anything: bool = False,
         takes_form: bool = False,
+        audit: Audited | str | bool = True,
     ) -> None:
         self.method = method
         self.path = path
@@ -120,6 +122,7 @@ class Route:
             if "message" in hints:
                 self.message = bind(hints["message"])
             self.body_type = hints.get("body")
+        self.audited = how_audited(method, path, audit) if is_built else None
         self._takes_call = "call" in hints
         self._decode_body = msgspec.json.Decoder(self.body_type).decode if self.body_type is not None else None
 
@@ -140,6 +143,12 @@ class Route:
     def needs(self, field: str) -> bool:
         """Whether it cannot do without a field that may stand in more than one place."""
         return self.message is not None and field in self.message.either
+
+    def attempt(self, trace_id: str, peer: str | None) -> Attempt | None:
+        """A new attempt at it, for the audit; None if that has none of it."""
+        if self.audited is None:
+            return None
+        return Attempt(self.name, summary_of(self.doc), self.audited, trace_id, peer)
 
     async def answer(self, call: Call) -> Response:
         """Turn the request into a message, and the reply into the response; raises PocketPawError."""
@@ -162,14 +171,15 @@ class Route:
 
     async def _reply(self, call: Call, body: bytes) -> object:
         message: Any = None if self.message is None else self.message.bind(call.values, call.request.args, body)
+        call.tell_audit(message)
         if self.handler is None:
-            return cast("object", await call.ask(message))
+            return call.tell_audit(cast("object", await call.ask(message)))
         given: dict[str, object] = {"call": call} if self._takes_call else {}
         if message is not None:
             given["message"] = message
         if self._decode_body is not None:
             given["body"] = decode_json(self._decode_body, body)
-        return await self.handler(**given)
+        return call.tell_audit(await self.handler(**given))
 
     def _located(self, error: InvalidInput) -> InvalidInput:
         """An actor names a field of its message; the client knows it by where it stands in the request."""

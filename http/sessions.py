@@ -24,12 +24,12 @@ async def export_session(call: Call, message: ExportSession) -> Response:
 
 SCOPE = "sessions"
 ROUTES = [
-    post("/sessions", CreateSession, scope=SCOPE, only=("title",)),
+    post("/sessions", CreateSession, scope=SCOPE, only=("title",), audit=False),
     get("/sessions", ListSessions, scope=SCOPE),
     get("/sessions/search", SearchSessions, scope=SCOPE),
     get("/sessions/{session_id}", GetSession, scope=SCOPE),
     delete("/sessions/{session_id}", DeleteSession, scope=SCOPE),
-    post("/sessions/{session_id}/title", RenameSession, scope=SCOPE),
+    post("/sessions/{session_id}/title", RenameSession, scope=SCOPE, audit=False),
     get("/sessions/{session_id}/history", GetHistory, scope=SCOPE),
     get("/sessions/{session_id}/messages", GetHistory, scope=SCOPE),
     get("/sessions/{session_id}/export", export_session, scope=SCOPE, produces="application/json, text/markdown"),

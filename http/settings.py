@@ -6,10 +6,10 @@ from typing import cast
 
 import msgspec
 
-from ..actors.settings import Changed, ChangeSettings, GetSettings
+from ..actors.settings import Changed, ChangeSettings, GetSettings, RotateVaultKey
 from ..config import Settings
 from .call import Call
-from .route import get, put
+from .route import get, post, put
 
 SettingsChanges = msgspec.defstruct(
     "SettingsChanges",
@@ -41,4 +41,5 @@ def wanted_changes(body: dict[str, object]) -> ChangeSettings:
 ROUTES = [
     get("/settings", GetSettings, scope="settings:read"),
     put("/settings", change_settings, scope="settings:write", described_as=[SettingsChanges, SettingsWritten]),
+    post("/vault/rotate", RotateVaultKey, scope="admin"),
 ]

@@ -8,27 +8,6 @@ from __future__ import annotations
 from .route import Route, not_built
 
 CONTRACT: tuple[tuple[str, str, str | None], ...] = (
-    # Audit
-    ("GET", "/audit", "admin"),
-    ("DELETE", "/audit", "admin"),
-    ("GET", "/audit/export", "admin"),
-    ("POST", "/security-audit", "admin"),
-    ("GET", "/self-audit/reports", "admin"),
-    ("GET", "/self-audit/reports/{date}", "admin"),
-    ("POST", "/self-audit/run", "admin"),
-    # Channels, kits, remote
-    ("GET", "/channels/status", "channels"),
-    ("POST", "/channels/save", "channels"),
-    ("POST", "/channels/toggle", "channels"),
-    ("GET", "/kits/catalog", "kits"),
-    ("POST", "/kits/catalog/{kit_id}/install", "kits"),
-    ("GET", "/kits", "kits"),
-    ("GET", "/kits/{kit_id}", "kits"),
-    ("DELETE", "/kits/{kit_id}", "kits"),
-    ("POST", "/kits/{kit_id}/activate", "kits"),
-    ("GET", "/remote/status", "remote"),
-    ("POST", "/remote/start", "remote"),
-    ("POST", "/remote/stop", "remote"),
     # Users, agents, models, hooks, vault, pipelines, notifications, voice, skill permissions
     ("POST", "/auth/register", "admin"),
     ("GET", "/auth/me", None),

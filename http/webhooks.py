@@ -21,6 +21,7 @@ from ..actors.webhooks.webhooks import (
 )
 from ..runtime.errors import TimedOut
 from .address import base_url
+from .audited import Audited
 from .call import Call
 from .chat import whole_reply
 from .route import JSON, get, post
@@ -163,6 +164,7 @@ ROUTES = [
         is_exempt=True,
         bucket="webhook",
         takes_anything=True,
+        audit=Audited("webhooks", refusals_only=True),  # a call that is taken is a turn
         status=HTTPStatus.ACCEPTED,
         responses=_ANSWERS,
         headers=_HEADERS,

@@ -16,10 +16,15 @@ from ..actors.access.api_keys import ApiKeys
 from ..actors.access.guard import Guard
 from ..actors.access.oauth import OAuth
 from ..actors.agent import Agent, AgentContext
+from ..actors.audit.auditor import SELF_AUDIT, Auditor
+from ..actors.audit.trail import AuditTrail
+from ..actors.channels.keeper import ChannelsKeeper, Switches
 from ..actors.files.keeper import FilesKeeper
 from ..actors.health import Health
 from ..actors.identity import Identity, IdentityKeeper
+from ..actors.importing.importer import Importer
 from ..actors.inspector import Inspector
+from ..actors.kits.keeper import Kits
 from ..actors.mcp.keeper import McpKeeper
 from ..actors.memory import MemoryKeeper
 from ..actors.metrics.metrics import Metrics
@@ -41,6 +46,9 @@ from ..actors.tools.search import Search
 from ..actors.tools.shell import Shell, ShellTool
 from ..actors.tools.skill_reader import SkillReader
 from ..actors.tools.web import PageReader, Web
+from ..actors.tunnel.cloudflared import Cloudflared
+from ..actors.tunnel.exposure import Exposure
+from ..actors.tunnel.keeper import TunnelKeeper
 from ..actors.webhooks.webhooks import Webhooks
 from ..config import logs
 from ..http.listener import Http
@@ -54,6 +62,9 @@ SHUTDOWN_S = 10.0
 
 TOOL_IDLE_S = 120.0
 """A tool's process is ended after this time without a call."""
+
+STANDING = (SELF_AUDIT,)
+"""What the daemon itself does by schedule."""
 
 SWITCH_INTERVAL_S = 0.001
 """How long a busy thread may keep the others from the interpreter: the default of 5 ms is felt in every answer."""
@@ -73,7 +84,7 @@ def tree(parts: Parts) -> Supervisor:
     """The supervision tree, as data."""
     live, storage = parts.live, parts.storage
     settings = live.current
-    catalogue = _catalogue()
+    catalogue, exposure = _catalogue(), Exposure(live)
     agents = AgentContext(live, Identity(live.home.identity), catalogue, parts.boot_id)
     return Supervisor(
         "root",
@@ -84,6 +95,13 @@ def tree(parts: Parts) -> Supervisor:
                 strategy="rest_for_one",
             ),
             Child(SettingsKeeper, live, id="settings"),
+            Supervisor(
+                "audit",
+                [
+                    Child(AuditTrail, live, id="trail", on_limit="park", probe_s=30.0),
+                    Child(Auditor, live, on_limit="park", probe_s=30.0),
+                ],
+            ),
             Child(Health, live),
             Child(Guard, live),
             Supervisor(
@@ -152,8 +170,35 @@ def tree(parts: Parts) -> Supervisor:
             ),
             DynamicSupervisor("agents", partial(Agent, context=agents), passivate_after_s=settings.agent_idle_s),
             Child(Webhooks, live, on_limit="park", probe_s=30.0),
-            Child(Scheduler, live, parts.boot_id, on_limit="park", probe_s=30.0),
+            Supervisor(
+                "channels",
+                [
+                    DynamicSupervisor("adapters", backoff=CONNECTOR, max_restarts=10, max_seconds=600.0, probe_s=60.0),
+                    Child(ChannelsKeeper, live, parts.boot_id, Switches(), id="keeper", on_limit="park", probe_s=30.0),
+                ],
+                strategy="rest_for_one",
+            ),
+            Child(Scheduler, live, parts.boot_id, STANDING, on_limit="park", probe_s=30.0),
+            Child(Kits, on_limit="park", probe_s=30.0),
+            Child(Importer, live, on_limit="park", probe_s=30.0),
             Child(Recovery, parts.boot_id, wait=False, backoff=CONNECTOR, on_limit="park"),
+            Supervisor(
+                "tunnel",
+                [
+                    Child(
+                        Cloudflared,
+                        live,
+                        exposure,
+                        lazy=True,
+                        backoff=CONNECTOR,
+                        on_limit="park",
+                        max_restarts=10,
+                        max_seconds=600.0,
+                        probe_s=60.0,
+                    ),
+                    Child(TunnelKeeper, live, exposure, id="keeper", shutdown_s=1.0, on_limit="park", probe_s=30.0),
+                ],
+            ),
             Child(Http, live, parts.on_bound),
         ],
     )

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, insert, or_, select, update
 from ..runtime.errors import Conflict, NotFound
 from ..runtime.message import Done, Message
 from .credentials import Credential, key_credential
-from .registry import command, query
+from .registry import command, query, recurring_query
 from .tables import AnyRow, api_keys, utc_now
 
 
@@ -133,7 +133,7 @@ def end_api_key(connection: Connection, message: EndApiKey) -> Credential:
     return _revoke(connection, message.key_id)
 
 
-@query
+@recurring_query
 def load_api_keys(connection: Connection, _message: LoadApiKeys) -> list[ApiKey]:
     return [_read(row) for row in connection.execute(_NEWEST)]
 

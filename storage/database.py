@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from ..config.load import SEALED_DATABASE
 from ..runtime.errors import NeedsOperator, Unavailable
 from .claim import holding_file, holding_server
 from .failures import displaced, sqlite_cause, translate
@@ -113,6 +114,8 @@ def require_in_place(connection: Connection) -> None:
 
 
 def _parse(url: str) -> URL:
+    if url == SEALED_DATABASE:
+        raise NeedsOperator("where the database is stands in the vault, which cannot be opened")
     try:
         parsed = make_url(url)
     except ArgumentError as error:

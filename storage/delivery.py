@@ -9,10 +9,14 @@ import msgspec
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from ..runtime.message import Message
+from .outbox import Line, add_line
 from .registry import command
 from .schedule import RAN
 from .sessions import count_message
-from .tables import JsonObject, jobs, messages, runs, sessions
+from .tables import JsonObject, conversations, jobs, messages, runs, sessions
+
+SENT_CHARS = 1_500
+"""Of a reminder that goes to a chat: one message on every platform."""
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -31,7 +35,7 @@ class Notice(msgspec.Struct, frozen=True):
 class DeliverReminders(Message[list[Notice]], to="store/writer"):
     """Give the reminders that are pending to their sessions, oldest first: the note and the run's end are one.
 
-    A channel's message belongs in the same transaction: its outbox row is added here, where `Notice` is made.
+    So is what goes to the chat that a session is of, on whichever platform.
     """
 
     claim: str
@@ -60,6 +64,9 @@ _PENDING_REMINDERS = (
     .limit(bindparam("limit"))
 )
 _INSERT_NOTE = insert(messages)
+_CHAT_OF = select(conversations.c.channel, conversations.c.chat, conversations.c.thread).where(
+    conversations.c.session_id == bindparam("of_session")
+)
 _DELIVERED = (
     update(runs)
     .where(runs.c.id == bindparam("run_id"))
@@ -80,6 +87,7 @@ def deliver_reminders(connection: Connection, message: DeliverReminders) -> list
         _PENDING_REMINDERS, {"limit": message.limit}
     ).all():
         notice = Notice(*told)
+        _send(connection, notice, run_id, message.now)
         if known_session is None:
             notice = msgspec.structs.replace(notice, session_id=None)
         else:
@@ -88,6 +96,13 @@ def deliver_reminders(connection: Connection, message: DeliverReminders) -> list
         connection.execute(RAN, {"job_id": notice.job_id, "now": message.now})
         notices.append(notice)
     return notices
+
+
+def _send(connection: Connection, notice: Notice, run_id: int, now: datetime) -> None:
+    """Say it in the chat that it was made in, if it was, also where its session was deleted."""
+    chat = connection.execute(_CHAT_OF, {"of_session": notice.session_id}).first()
+    if chat is not None:
+        add_line(connection, Line(f"reminder:{run_id}", *chat, text=f"Reminder: {notice.text[:SENT_CHARS]}"), now)
 
 
 def _note(connection: Connection, notice: Notice, provenance: list[str] | None, now: datetime) -> None:

@@ -6,6 +6,7 @@ write into the file is seen after `FRESH_S`.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ class RecentAnswers:
     def __init__(self) -> None:
         self._generation = 0
         self._answers: dict[Key, tuple[int, float, bytes]] = {}
+        self._keeping = threading.Lock()  # one reader at a time: who looks for the oldest must not see another come
 
     @property
     def generation(self) -> int:
@@ -46,9 +48,10 @@ class RecentAnswers:
 
     def keep(self, key: Key, generation: int, answer: bytes) -> None:
         """Keep an answer that was read when the generation was `generation`."""
-        if len(answer) > ENTRY_BYTES:
+        if len(key[1]) + len(answer) > ENTRY_BYTES:
             return
-        self._answers.pop(key, None)  # so that the order is that of their age
-        self._answers[key] = (generation, time.monotonic(), answer)
-        while len(self._answers) > ENTRIES:
-            self._answers.pop(next(iter(self._answers)), None)
+        with self._keeping:
+            self._answers.pop(key, None)  # so that the order is that of their age
+            self._answers[key] = (generation, time.monotonic(), answer)
+            if len(self._answers) > ENTRIES:
+                del self._answers[next(iter(self._answers))]

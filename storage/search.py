@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from ..runtime.message import Message
 from .fulltext import newest_hits
-from .registry import query
+from .registry import recurring_query
 from .sessions import UNTITLED
 from .tables import AnyRow, sessions
 
@@ -63,7 +63,7 @@ _SESSIONS = select(
 ).where(sessions.c.id.in_(bindparam("ids", expanding=True)))
 
 
-@query
+@recurring_query
 def search_sessions(connection: Connection, message: SearchSessions) -> SessionMatches:
     words = message.q.replace("\0", " ").split()[:WORDS_USED]
     if not words:

@@ -31,6 +31,7 @@ from sqlalchemy import (
     text,
 )
 
+from . import append_only
 from .fulltext import index_content
 
 
@@ -342,9 +343,22 @@ webhooks = Table(
     metadata,
     Column("name", PlainText, primary_key=True),
     Column("description", PlainText, nullable=False),
-    Column("secret", Text, nullable=False),
+    Column("secret", Text),  # left by a version without a vault; NULL where the vault has it
     Column("sync_timeout", Integer),  # seconds; NULL leaves it to the setting
     Column("created_at", UtcDateTime, nullable=False),
+)
+
+kits = Table(
+    "kits",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("config", Json, nullable=False),
+    Column("user_values", Json, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("settled", Boolean, nullable=False),  # whether the scheduler has its workflows as `active` says
+    Column("principal", Text, nullable=False),  # whoever switched it on or off last, and so what its workflows may do
+    Column("scopes", Json, nullable=False),
+    Column("installed_at", UtcDateTime, nullable=False),
 )
 
 jobs = Table(
@@ -391,3 +405,141 @@ runs = Table(
     sqlite_autoincrement=True,
 )
 event.listen(runs, "after_create", DDL(f"CREATE INDEX ix_runs_unfinished ON runs (job_id) WHERE {UNFINISHED}"))
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("session_id", Text, nullable=False, unique=True),  # which may be deleted: the chat goes on in a new one
+    Column("channel", Text, nullable=False),
+    Column("chat", PlainText, nullable=False),
+    Column("thread", PlainText, nullable=False),  # empty: none
+    Column("is_direct", Boolean, nullable=False),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Index("ix_conversations_chat", "channel", "chat", "thread"),
+    sqlite_autoincrement=True,
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("channel", Text, nullable=False),
+    Column("key", PlainText, nullable=False),
+    Column("chat", PlainText, nullable=False),
+    Column("thread", PlainText, nullable=False),
+    Column("ref", PlainText),
+    Column("sender", PlainText, nullable=False),
+    Column("sender_name", PlainText, nullable=False),
+    Column("is_direct", Boolean, nullable=False),
+    Column("is_trusted", Boolean, nullable=False),
+    Column("text", PlainText, nullable=False),  # emptied once it is answered: the session has it
+    Column("media", Json, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("answered_at", UtcDateTime),
+    CheckConstraint("state IN ('open', 'answered')", name="state"),
+    UniqueConstraint("channel", "key"),
+    sqlite_autoincrement=True,
+)
+event.listen(inbox, "after_create", DDL("CREATE INDEX ix_inbox_open ON inbox (channel) WHERE state = 'open'"))
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Counter, primary_key=True),
+    Column("key", PlainText, nullable=False, unique=True),
+    Column("channel", Text, nullable=False),
+    Column("chat", PlainText, nullable=False),
+    Column("thread", PlainText, nullable=False),
+    Column("reply_to", PlainText),
+    Column("text", PlainText, nullable=False),  # emptied once it is sent
+    Column("state", Text, nullable=False),
+    Column("ref", PlainText),  # the platform's name for the message, once it has one: then it is edited, not sent
+    Column("attempts", Integer, nullable=False),  # counted before each attempt
+    Column("unsure", Integer, nullable=False),  # attempts of which nobody knows what came
+    Column("is_repeat", Boolean, nullable=False),  # it may have arrived before
+    Column("claim", Text),  # the life of the channel that tries it
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("error", PlainText),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("sent_at", UtcDateTime),
+    CheckConstraint("state IN ('draft', 'pending', 'sending', 'sent', 'dead', 'expired')", name="state"),
+    sqlite_autoincrement=True,
+)
+event.listen(
+    outbox,
+    "after_create",
+    DDL("CREATE INDEX ix_outbox_unsent ON outbox (channel, chat) WHERE state IN ('draft', 'pending', 'sending')"),
+)
+
+pairings = Table(
+    "pairings",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("sender", PlainText, primary_key=True),
+    Column("name", PlainText, nullable=False),
+    Column("paired_by", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+pairing_codes = Table(
+    "pairing_codes",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("channel", Text, nullable=False),
+    Column("made_by", Text, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
+strangers = Table(
+    "strangers",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("sender", PlainText, primary_key=True),
+    Column("told_at", UtcDateTime, nullable=False, index=True),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Counter, primary_key=True, autoincrement=False),  # given by whoever appends: dense
+    Column("timestamp", UtcDateTime, nullable=False),
+    Column("actor", PlainText, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("description", PlainText, nullable=False),
+    Column("context", Json, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("trace_id", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Index("ix_audit_timestamp_id", "timestamp", "id"),
+    Index("ix_audit_category_timestamp_id", "category", "timestamp", "id"),
+    Index("ix_audit_actor_timestamp_id", "actor", "timestamp", "id"),
+)
+
+audit_archives = Table(
+    "audit_archives",
+    metadata,
+    Column("last_id", Counter, primary_key=True, autoincrement=False),
+    Column("first_id", Counter, nullable=False),
+    Column("last_hash", Text, nullable=False),
+    Column("file", Text, nullable=False),  # its name in the home's folder of archives
+    Column("digest", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+for _dialect, _triggers in (("sqlite", append_only.SQLITE), ("postgresql", append_only.POSTGRESQL)):
+    for _trigger in _triggers:
+        event.listen(audit_archives, "after_create", DDL(_trigger).execute_if(dialect=_dialect))
+
+self_audits = Table(
+    "self_audits",
+    metadata,
+    Column("date", Text, primary_key=True),
+    Column("timestamp", UtcDateTime, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("passed", Integer, nullable=False),
+    Column("issues", Integer, nullable=False),
+    Column("checks", Json, nullable=False),
+)

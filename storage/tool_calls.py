@@ -15,6 +15,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from ..runtime.errors import Conflict, NotFound
 from ..runtime.message import Message
+from .audited_calls import enter_decision, enter_end
 from .registry import command, query
 from .tables import AnyRow, JsonObject, UtcDateTime, grants, tool_calls, turns, utc_now
 
@@ -216,11 +217,12 @@ _DECIDE = (
 _EXPIRE = (
     update(tool_calls).where(_ID, tool_calls.c.state == "waiting").values(state="expired", ended_at=bindparam("now"))
 )
-_LEAVE = (
-    update(tool_calls)
-    .where(tool_calls.c.turn_id == bindparam("of_turn"), tool_calls.c.state.in_(("waiting", "approved", "running")))
-    .values(state="interrupted", ended_at=bindparam("now"))
+_IS_LEFT = (
+    tool_calls.c.turn_id == bindparam("of_turn"),
+    tool_calls.c.state.in_(("waiting", "approved", "running")),
 )
+_OPEN = select(tool_calls.c.id).where(*_IS_LEFT).order_by(tool_calls.c.id)
+_LEAVE = update(tool_calls).where(*_IS_LEFT).values(state="interrupted", ended_at=bindparam("now"))
 
 
 @command
@@ -238,7 +240,10 @@ def open_call(connection: Connection, message: OpenCall) -> CallRecord:
         _INSERT, {**msgspec.structs.asdict(message), "created_at": now, **started, **ended}
     ).inserted_primary_key
     assert inserted is not None
-    return msgspec.structs.replace(_load(connection, inserted[0]), created=True)
+    call = _load(connection, inserted[0])
+    if call.state == "denied":
+        enter_end(connection, call)
+    return msgspec.structs.replace(call, created=True)
 
 
 @command
@@ -259,7 +264,7 @@ def start_call(connection: Connection, message: StartCall) -> CallRecord:
 
 @command
 def end_call(connection: Connection, message: EndCall) -> CallRecord:
-    connection.execute(
+    ended = connection.execute(
         _END,
         {
             "call_id": message.call_id,
@@ -270,7 +275,7 @@ def end_call(connection: Connection, message: EndCall) -> CallRecord:
             "now": utc_now(),
         },
     )
-    return _load(connection, message.call_id)
+    return _changed(connection, message.call_id, has_ended=ended.rowcount == 1)
 
 
 @command
@@ -296,13 +301,14 @@ def decide_call(connection: Connection, message: DecideCall) -> CallRecord:
             "created_at": now,
         }
         connection.execute(_INSERT_GRANT, grant)
+    enter_decision(connection, call, message.by, message.scope)
     return call
 
 
 @command
 def expire_call(connection: Connection, message: ExpireCall) -> CallRecord:
-    connection.execute(_EXPIRE, {"call_id": message.call_id, "now": utc_now()})
-    return _load(connection, message.call_id)
+    expired = connection.execute(_EXPIRE, {"call_id": message.call_id, "now": utc_now()})
+    return _changed(connection, message.call_id, has_ended=expired.rowcount == 1)
 
 
 @query
@@ -327,14 +333,18 @@ def list_calls(connection: Connection, message: ListCalls) -> list[CallRecord]:
 
 def leave_calls(connection: Connection, turn_id: str, now: datetime) -> None:
     """End what a turn that ends leaves open."""
-    connection.execute(_LEAVE, {"of_turn": turn_id, "now": now})
+    left = [row.id for row in connection.execute(_OPEN, {"of_turn": turn_id})]
+    if left:
+        connection.execute(_LEAVE, {"of_turn": turn_id, "now": now})
+    for call_id in left:
+        enter_end(connection, _load(connection, call_id))
 
 
 def _found(connection: Connection, call: CallRecord) -> CallRecord:
     if call.state != "running":
         return call
     connection.execute(_LOSE, {"call_id": call.id, "now": utc_now()})
-    return _load(connection, call.id)
+    return _changed(connection, call.id, has_ended=True)
 
 
 def _by_request(connection: Connection, request_id: str) -> CallRecord:
@@ -342,6 +352,14 @@ def _by_request(connection: Connection, request_id: str) -> CallRecord:
     if row is None:
         raise NotFound(f"there is no request {request_id!r}", request_id=request_id)
     return _read(row)
+
+
+def _changed(connection: Connection, call_id: int, *, has_ended: bool) -> CallRecord:
+    """The call as it is now; that this has ended it is for the audit."""
+    call = _load(connection, call_id)
+    if has_ended:
+        enter_end(connection, call)
+    return call
 
 
 def _load(connection: Connection, call_id: int) -> CallRecord:

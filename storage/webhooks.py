@@ -1,4 +1,4 @@
-"""Webhooks: named doors through which other programs reach the agent, each with a secret of its own."""
+"""Webhooks: named doors through which other programs reach the agent. Their secrets are in the vault."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ class StoredWebhook(msgspec.Struct, frozen=True):
 
     name: WebhookName
     description: WebhookPurpose
-    secret: str
     sync_timeout: SyncTimeout | None
 
 
@@ -40,13 +39,6 @@ class DropWebhook(Message[Done], to="store/writer"):
     name: WebhookName
 
 
-class ReplaceWebhookSecret(Message[StoredWebhook], to="store/writer"):
-    """Give a webhook another secret; the one before opens nothing any more."""
-
-    name: WebhookName
-    secret: str
-
-
 class GetStoredWebhook(Message[StoredWebhook | None], to="store/reader"):
     """Look a webhook up, by a name that may be anything."""
 
@@ -57,12 +49,26 @@ class ListStoredWebhooks(Message[list[StoredWebhook]], to="store/reader"):
     """List the webhooks by name."""
 
 
+class ListClearSecrets(Message[dict[str, str]], to="store/reader"):
+    """The secrets that an older version has left in the database, by the webhook's name."""
+
+
+class ForgetClearSecrets(Message[Done], to="store/writer"):
+    """Take these webhooks' secrets out of the database: they are in the vault."""
+
+    names: list[WebhookName]
+
+
+class CutLog(Message[bool], to="store/reader"):
+    """Bring SQLite's write-ahead log into the file and empty it, so that no former page is left; tell whether it is."""
+
+
 _NAMED = webhooks.c.name == bindparam("wanted")
-_SELECT = select(webhooks.c.name, webhooks.c.description, webhooks.c.secret, webhooks.c.sync_timeout)
+_SELECT = select(webhooks.c.name, webhooks.c.description, webhooks.c.sync_timeout)
 _LIST = _SELECT.order_by(webhooks.c.name)
 _ONE = _SELECT.where(_NAMED)
 _INSERT = insert(webhooks)
-_REPLACE = update(webhooks).where(_NAMED).values(secret=bindparam("new_secret"))
+_CLEAR = select(webhooks.c.name, webhooks.c.secret).where(webhooks.c.secret.is_not(None))
 _DELETE = delete(webhooks).where(_NAMED)
 
 
@@ -84,10 +90,11 @@ def drop_webhook(connection: Connection, message: DropWebhook) -> Done:
 
 
 @command
-def replace_webhook_secret(connection: Connection, message: ReplaceWebhookSecret) -> StoredWebhook:
-    if connection.execute(_REPLACE, {"wanted": message.name, "new_secret": message.secret}).rowcount == 0:
-        raise _no_webhook(message.name)
-    return StoredWebhook(*connection.execute(_ONE, {"wanted": message.name}).one())
+def forget_clear_secrets(connection: Connection, message: ForgetClearSecrets) -> Done:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA secure_delete = ON")  # else the texts stay in the page until it is used anew
+    connection.execute(update(webhooks).where(webhooks.c.name.in_(message.names)).values(secret=None))
+    return Done()
 
 
 @query
@@ -99,6 +106,20 @@ def get_stored_webhook(connection: Connection, message: GetStoredWebhook) -> Sto
 @query
 def list_stored_webhooks(connection: Connection, _message: ListStoredWebhooks) -> list[StoredWebhook]:
     return [StoredWebhook(*row) for row in connection.execute(_LIST)]
+
+
+@query
+def list_clear_secrets(connection: Connection, _message: ListClearSecrets) -> dict[str, str]:
+    return {row.name: row.secret for row in connection.execute(_CLEAR)}
+
+
+@query
+def cut_log(connection: Connection, _message: CutLog) -> bool:
+    if connection.dialect.name != "sqlite":
+        return True
+    # A reader may: its transaction begins with its first look at a table, and so has not begun.
+    is_busy, _, _ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+    return not is_busy
 
 
 def _no_webhook(name: str) -> NotFound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -24,17 +25,19 @@ Running = Callable[..., AbstractAsyncContextManager[ActorSystem]]
 Eventually = Callable[[Callable[[], object]], Awaitable[None]]
 
 
-def _left_open() -> dict[str, int]:
+def _left_open() -> Counter[str]:
     """How many there are of whatever could leak."""
     threads = [thread for thread in threading.enumerate() if not thread.name.startswith("Trio thread")]  # its cache
     folder = Path("/proc/self/fd")
-    return {
-        "tasks": trio.lowlevel.current_statistics().tasks_living,
-        "threads": len(threads),
-        "processes": len(psutil.Process().children(recursive=True)),
-        "descriptors": len(list(folder.iterdir())) if folder.exists() else 0,
-        "pykka's actors": len(pykka.ActorRegistry.get_all()),
-    }
+    return Counter(
+        {
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
+            "threads": len(threads),
+            "processes": len(psutil.Process().children(recursive=True)),
+            "descriptors": len(list(folder.iterdir())) if folder.exists() else 0,
+            "pykka's actors": len(pykka.ActorRegistry.get_all()),
+        }
+    )
 
 
 def _ignore(_: Report) -> None:
@@ -53,9 +56,9 @@ async def run_without_leak(
         yield system
         await system.stop()
     until = time.monotonic() + SETTLE_S
-    while (after := _left_open()) != before and time.monotonic() < until:
+    while (more := _left_open() - before) and time.monotonic() < until:
         time.sleep(0.01)  # noqa: ASYNC251 trio's clock may be a virtual one, and nothing else runs any more
-    assert after == before
+    assert not more
     assert system.abandoned == 0
 
 

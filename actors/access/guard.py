@@ -11,7 +11,8 @@ import msgspec
 import structlog
 
 from ...runtime import Actor, Done, Message, Principal
-from ...runtime.errors import Forbidden, Unauthenticated
+from ...runtime.errors import Forbidden, PocketPawError, Unauthenticated
+from ..audit.trail import RecordAct
 from ..settings import LiveSettings
 from .guard_records import Records
 from .known_credentials import (
@@ -119,6 +120,10 @@ class Logout(Message[Done], to="guard"):
     """Revoke a session token; any other credential is left as it is."""
 
     credential: str | None
+
+
+class GetAccessProblems(Message[list[str]], to="guard"):
+    """What of the credentials is not known, or not on disk."""
 
 
 LIMITS: dict[Bucket, tuple[str, float]] = {
@@ -249,7 +254,21 @@ class Guard(Actor):
                 return found
             if found.is_guess:
                 self._guesses.take(peer, limit, now)
+                self._tell_guess(peer)
         return found
+
+    def _tell_guess(self, peer: str) -> None:
+        act = RecordAct(
+            action="use_credential",
+            category="auth",
+            description="Somebody showed a credential that is none of ours.",
+            context={"peer": peer},
+            status="refused",
+        )
+        try:
+            self.try_tell(act)
+        except PocketPawError as error:  # no request waits for the audit
+            log.warning("a wrong credential is not in the audit", actor=self.path, peer=peer, reason=error.detail)
 
     def _look_up(self, credential: str) -> _Recognized:
         if is_same(credential, self._live.access_token):
@@ -340,6 +359,9 @@ class Guard(Actor):
 
     async def get_unsaved_uses(self, message: GetUnsavedUses) -> dict[str, datetime]:
         return dict(self._records.known.unsaved_uses)
+
+    async def get_access_problems(self, message: GetAccessProblems) -> list[str]:
+        return self._records.problems()
 
     async def logout(self, message: Logout) -> Done:
         credential = message.credential or ""

@@ -52,6 +52,17 @@ class Records:
     async def close(self) -> None:
         await self._save_uses(START_WAIT_S)
 
+    def problems(self) -> list[str]:
+        """What it has not learned from the store, or not brought there."""
+        found: list[str] = []
+        if not self._is_complete:
+            found.append(
+                "not all API keys, OAuth tokens and logouts could be read: those that are not known are refused"
+            )
+        if self._unsaved:
+            found.append("logouts are not on disk yet")
+        return found
+
     def take_note(self, credentials: list[Credential]) -> None:
         """Know these from now on."""
         self._ended(self.known.take_in(credentials, datetime.now(UTC)))

@@ -1,22 +1,29 @@
 """The configured MCP servers: `mcp_servers.json` in the home folder, with the names of PocketPaw 0.4.
 
-Invariant: what cannot be read is not written over, and what is not understood stays in the file.
+What a server is given that may be secret is in the vault, and the file has `…` in its place. Invariant: what cannot be
+read is not written over, and what is not understood stays in the file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 
+from ...config import Vault, VaultError
 from ...config.document import UnreadableFileError, read_document
 from ...config.private_file import tighten, write_private
 from ...config.setting import MASK
 from ...runtime.errors import InvalidInput
+from . import sealing
+from .sealing import VARIABLE, Entries
+
+log = structlog.get_logger()
 
 FILE = "mcp_servers.json"
 
@@ -34,7 +41,6 @@ Timeout = Annotated[float, msgspec.Meta(gt=0, le=600)]
 
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|AUTH|CREDENTIAL|COOKIE|HEADER|DSN|CONN", re.IGNORECASE)
 LONG_ENOUGH = 12
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,19 +84,19 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def filled(self, text: str) -> str:
         """Return `text` with the variables in it replaced."""
-        return _VARIABLE.sub(lambda match: self.env[match[1]], text)
+        return VARIABLE.sub(lambda match: self.env[match[1]], text)
 
     def secrets(self) -> Iterator[str]:
         """Yield the exact texts that no log, error or answer may show."""
         for name, value in (*self.env.items(), *self.headers.items()):
-            if is_secret(name, value) and not _VARIABLE.search(value):
+            if is_secret(name, value) and not VARIABLE.search(value):
                 yield value
                 yield value.rpartition(" ")[2]  # of "Bearer …"
         if password := urlsplit(self.filled(self.url)).password:
             yield password
 
     def _missing(self, text: str) -> list[str]:
-        return [name for name in _VARIABLE.findall(text) if not self.env.get(name)]
+        return [name for name in VARIABLE.findall(text) if not self.env.get(name)]
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -106,27 +112,55 @@ class Servers(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()
 
 
-Entries = list[dict[str, object]]
 Values = Mapping[str, str]
 
 
-def load(path: Path) -> Servers:
-    """Read the file; one that is not there holds no server. Raises UnreadableFileError."""
-    _, entries = _read(path)
-    return _understood(entries)
+def load(path: Path, vault: Vault) -> Servers:
+    """Read the file; one that is not there holds no server. Secrets that somebody wrote into it go to the vault.
 
-
-def change(path: Path, edit: Callable[[Entries], None]) -> Servers:
-    """Read the file, edit its entries, write it whole or not at all.
-
-    Raises:
-        UnreadableFileError, OSError: and nothing was written; nor if `edit` raises.
+    Raises UnreadableFileError.
     """
     values, entries = _read(path)
+    written = sealing.found(entries)
+    sealing.fill(entries, vault.refresh())
+    servers = _understood(entries)
+    if vault.problem is None and written:
+        try:
+            vault.change(written)
+            _write(path, values, entries, sealed=sealing.found(entries))
+            log.info("secrets were moved from mcp_servers.json to the vault", names=sorted(written))
+        except (VaultError, OSError) as error:
+            log.warning("secrets stay in mcp_servers.json", reason=str(error))
+    return servers
+
+
+def change(path: Path, vault: Vault, edit: Callable[[Entries], None]) -> Servers:
+    """Read the file, edit its entries, write it whole or not at all.
+
+    A secret is in the vault before the file refers to it, and leaves it after the file no longer does.
+
+    Raises:
+        UnreadableFileError, VaultError, OSError: and nothing was changed; nor if `edit` raises.
+    """
+    values, entries = _read(path)
+    known = vault.refresh()
+    marked = sealing.marked(entries)
+    sealing.fill(entries, known)
+    before = sealing.found(entries)
     edit(entries)
     servers = _understood(entries)
-    data = msgspec.json.format(msgspec.json.encode({**values, "servers": entries}), indent=2)
-    write_private(path, data + b"\n")
+    secrets = sealing.found(entries)
+    added = {
+        name: text for name, text in secrets.items() if text != (known if vault.problem is None else before).get(name)
+    }
+    vault.change(added)
+    try:
+        _write(path, values, entries, sealed=secrets if vault.problem is None else marked)
+    except OSError:
+        vault.change({name: known.get(name) for name in added})
+        raise
+    if vault.problem is None:
+        vault.change(dict.fromkeys(before.keys() - secrets.keys()))
     return servers
 
 
@@ -157,16 +191,30 @@ def _read(path: Path) -> tuple[dict[str, object], Entries]:
     values = read_document(path).values
     if values:
         tighten(path)
+    try:
+        msgspec.json.encode(values)
+    except UnicodeEncodeError as error:
+        raise UnreadableFileError(path, "one of its texts has a lone surrogate, which is half a character") from error
     entries = values.get("servers", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in cast("list[object]", entries)):
         raise UnreadableFileError(path, 'expected {"servers": [{…}, …]}')
     return values, cast("Entries", entries)
 
 
+def _write(path: Path, values: Mapping[str, object], entries: Entries, *, sealed: Collection[str]) -> None:
+    sealing.seal(entries, sealed)
+    data = msgspec.json.format(msgspec.json.encode({**values, "servers": entries}), indent=2)
+    write_private(path, data + b"\n")
+
+
 def _understood(entries: Entries) -> Servers:
     servers: dict[str, ServerConfig] = {}
     problems: list[str] = []
     for number, entry in enumerate(entries, 1):
+        if unknown := sealing.unfilled(entry):
+            text = f"{', '.join(unknown)} cannot be had from the vault: write it anew, or put the vault back"
+            problems.append(f"server {number} ({entry['name']}): {text}")
+            continue
         try:
             config = msgspec.convert(entry, ServerConfig).check()
         except msgspec.ValidationError as error:

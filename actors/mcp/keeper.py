@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 import trio
 
-from ...config import UnreadableFileError
+from ...config import UnreadableFileError, VaultError
 from ...config.logs import Redactor
 from ...runtime import Actor, Child, Done, DynamicSupervisor, SupervisorNode, Terminated
 from ...runtime.cell import Cell
 from ...runtime.errors import ActorDied, AskTimeout, InvalidInput, NotFound, PocketPawError, Unavailable
 from ...runtime.node import Node
 from ..health import RecordProblem
-from ..settings import LiveSettings
+from ..settings import LiveSettings, vault_closed
 from ..tools.catalogue import Catalogue
 from ..tools.protocol import Execute, ToolEvent, ToolInfo
 from . import configuration
@@ -85,7 +85,7 @@ class McpKeeper(Actor):
 
     async def on_start(self) -> None:
         try:
-            self._adopt(await trio.to_thread.run_sync(configuration.load, self._file, abandon_on_cancel=True))
+            self._adopt(await trio.to_thread.run_sync(configuration.load, self._file, self._live.vault))
         except (UnreadableFileError, OSError) as error:
             self._unreadable = f"{error}: no MCP server is started until that is corrected"
         for problem in self._problems():
@@ -187,9 +187,11 @@ class McpKeeper(Actor):
         """Edit the file as it is now, so that what somebody wrote into it by hand is not lost."""
         async with self._writing:
             try:
-                servers = await trio.to_thread.run_sync(configuration.change, self._file, edit)
+                servers = await trio.to_thread.run_sync(configuration.change, self._file, self._live.vault, edit)
             except UnreadableFileError as error:
                 raise Unavailable(f"nothing was saved, as {error}: correct that file first") from error
+            except VaultError as error:
+                raise vault_closed(error) from error
             except OSError as error:
                 raise Unavailable(f"{self._file} could not be saved: {error.strerror}") from error
             self._adopt(servers)

@@ -12,17 +12,20 @@ import time
 
 import msgspec
 import structlog
+import trio
 
 from ...config.setting import MASK
 from ...runtime import Actor, Message, Principal
-from ...runtime.errors import PocketPawError, Unauthenticated
+from ...runtime.errors import Conflict, NotFound, PocketPawError, Unauthenticated, Unavailable
 from ...storage.sessions import Ok
 from ...storage.webhooks import (
+    CutLog,
     DropWebhook,
+    ForgetClearSecrets,
     GetStoredWebhook,
     KeepWebhook,
+    ListClearSecrets,
     ListStoredWebhooks,
-    ReplaceWebhookSecret,
     StoredWebhook,
     SyncTimeout,
     WebhookName,
@@ -42,6 +45,14 @@ START_WAIT_S = 2.0
 
 NAME_SHOWN = 64
 """Characters of a name that nobody has that a log line shows."""
+
+LEFT_IN_BACKUPS = (
+    "a backup of the database from before still holds these secrets in the clear (pocketpaw.db.backup-…, for its owner "
+    "only): give the webhooks new ones, or delete it"
+)
+
+UNCHECKED = "nobody can be let in now: the vault cannot be opened; the daemon's health says why"
+"""What callers are told then, who may be anybody."""
 
 EVENT_SHOWN = 200
 """Characters of what a caller says has happened."""
@@ -104,7 +115,7 @@ class DeliverWebhook(Message[Delivered], to="webhooks"):
 
 
 class Webhooks(Actor):
-    """Keeps nothing itself: what is not in the store is not so."""
+    """Keeps nothing itself: what is not in the store is not so, and what is secret is in the vault."""
 
     concurrency = 32
 
@@ -113,41 +124,48 @@ class Webhooks(Actor):
         self._live = live
         self._nobodys_secret = secrets.token_urlsafe(SECRET_BYTES)
         """What calls to a webhook that does not exist are held against, so that they take as long as others."""
+        self._changing = trio.Lock()
+        """Held from looking a name up to having changed row and secret, so that they stay each other's."""
+        self._has_taken_in = False
 
     async def on_start(self) -> None:
         try:
-            self._hide(*await self.ask(ListStoredWebhooks(), timeout_s=START_WAIT_S))
+            await self._take_in_secrets()
         except PocketPawError as error:
-            log.warning("the webhooks cannot be read", actor=self.path, reason=error.detail)
+            log.warning("webhooks' secrets stay in the database", actor=self.path, reason=error.detail)
 
     async def list_webhooks(self, message: ListWebhooks) -> list[WebhookView]:
         stored = await self.ask(ListStoredWebhooks())
-        self._hide(*stored)
-        return [self._view(webhook, secret=f"{MASK}{webhook.secret[-4:]}") for webhook in stored]
+        return [self._view(webhook, f"{MASK}{(await self._secret(webhook.name) or '')[-4:]}") for webhook in stored]
 
     async def add_webhook(self, message: AddWebhook) -> WebhookView:
-        secret = secrets.token_urlsafe(SECRET_BYTES)
-        webhook = StoredWebhook(message.name, message.description, secret, message.sync_timeout)
-        self._hide(webhook)
-        await self.ask(KeepWebhook(webhook=webhook))
+        webhook = StoredWebhook(message.name, message.description, message.sync_timeout)
+        async with self._changing:
+            if await self.ask(GetStoredWebhook(name=webhook.name)) is not None:
+                raise Conflict(f"there is a webhook {webhook.name!r} already", name=webhook.name)
+            secret = await self._new_secret(webhook.name)
+            await self.ask(KeepWebhook(webhook=webhook))
         return self._view(webhook, secret)
 
     async def remove_webhook(self, message: RemoveWebhook) -> Ok:
-        await self.ask(DropWebhook(name=message.name))
+        async with self._changing:
+            await self._existing(message.name)
+            await self._live.keep_secrets({_entry(message.name): None})  # first: without it nobody gets in
+            await self.ask(DropWebhook(name=message.name))
         return Ok()
 
     async def regenerate_webhook_secret(self, message: RegenerateWebhookSecret) -> WebhookView:
-        secret = secrets.token_urlsafe(SECRET_BYTES)
-        self._live.secrets |= {secret}
-        webhook = await self.ask(ReplaceWebhookSecret(name=message.name, secret=secret))
+        async with self._changing:
+            webhook = await self._existing(message.name)
+            secret = await self._new_secret(webhook.name)
         return self._view(webhook, secret)
 
     async def deliver_webhook(self, message: DeliverWebhook) -> Delivered:
-        webhook = await self._called(message)
+        webhook, secret = await self._called(message)
         self.mark(f"webhook {webhook.name}")
         chat = Chat(
             session_id=f"webhook:{webhook.name}",
-            content=_told(webhook, message),
+            content=_told(webhook, secret, message),
             channel=CHANNEL,
             idempotency_key=message.proof.key(),
         )
@@ -155,24 +173,65 @@ class Webhooks(Actor):
         accepted = await self.system.ask(chat, principal=caller, sender=self.path)
         return Delivered(accepted, self._sync_timeout(webhook))
 
-    async def _called(self, message: DeliverWebhook) -> StoredWebhook:
-        """The webhook, if its caller has its secret. Nobody without one learns whether there is such a webhook."""
+    async def _existing(self, name: str) -> StoredWebhook:
+        """Raises NotFound."""
+        webhook = await self.ask(GetStoredWebhook(name=name))
+        if webhook is None:
+            raise NotFound(f"there is no webhook {name!r}", name=name)
+        return webhook
+
+    async def _called(self, message: DeliverWebhook) -> tuple[StoredWebhook, str]:
+        """The webhook and its secret, if its caller has that. Nobody without learns whether there is such a webhook."""
         stored = await self.ask(GetStoredWebhook(name=message.name))
-        secret = self._nobodys_secret if stored is None else stored.secret
+        known = await self._secret_if_open(message.name)
+        secret = self._nobodys_secret if stored is None or known is None else known
         is_genuine = message.proof.is_made_with(secret, message.body)
-        if stored is None or not is_genuine:
+        if stored is None or known is None or not is_genuine:
             log.warning("a call of a webhook was refused", actor=self.path, webhook=message.name[:NAME_SHOWN])
+            if self._live.vault.problem is not None:
+                raise Unavailable(UNCHECKED)
             raise Unauthenticated("there is no such webhook, or the secret or signature is missing or wrong")
         if not message.proof.is_timely(time.time()):
             text = f"X-Webhook-Timestamp has to be in Unix seconds, and within {WINDOW_S:g} s of this daemon's clock"
             raise Unauthenticated(text)
-        return stored
+        return stored, secret
 
-    def _hide(self, *webhooks: StoredWebhook) -> None:
-        """Keep the secrets out of logs, errors and events."""
-        hidden = frozenset(webhook.secret for webhook in webhooks)
-        if not hidden <= self._live.secrets:
-            self._live.secrets |= hidden
+    async def _secret(self, name: str) -> str | None:
+        """A webhook's secret; raises Unavailable if the vault cannot be opened."""
+        secret = self._live.secret(_entry(name))
+        if secret is None and not self._has_taken_in:
+            await self._take_in_secrets()
+            secret = self._live.secret(_entry(name))
+        return secret
+
+    async def _secret_if_open(self, name: str) -> str | None:
+        """As above, but None if the vault cannot be opened."""
+        try:
+            return await self._secret(name)
+        except Unavailable:
+            if self._live.vault.problem is None:
+                raise
+            return None
+
+    async def _new_secret(self, name: str) -> str:
+        secret = secrets.token_urlsafe(SECRET_BYTES)
+        await self._live.keep_secrets({_entry(name): secret})
+        return secret
+
+    async def _take_in_secrets(self) -> None:
+        """Move the secrets that an older version has left in the database into the vault."""
+        clear = await self.ask(ListClearSecrets(), timeout_s=START_WAIT_S)
+        if clear:
+            names = sorted(clear)
+            self._live.hide(clear.values())
+            new = {_entry(name): text for name, text in clear.items() if self._live.secret(_entry(name)) is None}
+            await self._live.keep_secrets(new)
+            await self.ask(ForgetClearSecrets(names=names))
+            if not await self.ask(CutLog()):
+                log.warning("the database's log still holds them until the daemon stops", actor=self.path)
+            log.info("webhooks' secrets were moved from the database to the vault", actor=self.path, names=names)
+            log.warning(LEFT_IN_BACKUPS, actor=self.path)
+        self._has_taken_in = True
 
     def _view(self, webhook: StoredWebhook, secret: str) -> WebhookView:
         return WebhookView(webhook.name, webhook.description, secret, self._sync_timeout(webhook))
@@ -181,7 +240,12 @@ class Webhooks(Actor):
         return webhook.sync_timeout or self._live.current.webhook_sync_timeout
 
 
-def _told(webhook: StoredWebhook, message: DeliverWebhook) -> str:
+def _entry(name: str) -> str:
+    """Where the vault has a webhook's secret."""
+    return f"webhooks/{name}"
+
+
+def _told(webhook: StoredWebhook, secret: str, message: DeliverWebhook) -> str:
     """What the agent is told: the same for the same delivery, so that a repeat of it is known for one."""
     lines = [f"The webhook {webhook.name} was called."]
     if webhook.description:
@@ -190,7 +254,7 @@ def _told(webhook: StoredWebhook, message: DeliverWebhook) -> str:
     if message.event:
         text = f"event: {message.event[:EVENT_SHOWN]}\n{text}"
     # Whoever wrote the body, and it may be a third party, has not the key.
-    number = hmac.digest(webhook.secret.encode(), b"mark " + message.body, "sha256").hex()[:8]
+    number = hmac.digest(secret.encode(), b"mark " + message.body, "sha256").hex()[:8]
     return "\n\n".join([*lines, marked(text, f"webhook {webhook.name}", number)])
 
 

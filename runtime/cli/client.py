@@ -68,6 +68,10 @@ class DaemonHealth(msgspec.Struct, frozen=True):
     issues: list[HealthIssue]
 
 
+class VaultRotated(msgspec.Struct, frozen=True):
+    secrets: int
+
+
 class ChatEvent(msgspec.Struct, frozen=True):
     """One event of an answer; which fields hold something depends on `name`."""
 
@@ -89,6 +93,12 @@ class ApprovalRow(msgspec.Struct, frozen=True):
     tool: str
     input: dict[str, object]
     reason: str
+    expires_at: str
+
+
+class PairingCode(msgspec.Struct, frozen=True):
+    code: str
+    hint: str
     expires_at: str
 
 
@@ -120,6 +130,15 @@ class Client:
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise _unreachable(self.url, error) from error
         return _checked(response)
+
+    def post(self, path: str, answer: type[T], *, body: object = None, answer_s: float = ANSWER_S) -> T:
+        """Have `path` below the API done, with `body` as JSON if there is one. Raises: NoDaemon, Refused."""
+        try:
+            with httpx2.Client(**self._options(answer_s)) as http:
+                response = http.post(API + path, json=body)
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            raise _unreachable(self.url, error) from error
+        return _decoded(_checked(response), answer, self.url)
 
     @asynccontextmanager
     async def answer(self, session_id: str, content: str) -> AsyncGenerator[AsyncGenerator[ChatEvent]]:

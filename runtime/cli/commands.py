@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -68,6 +69,30 @@ def token(*, regenerate: bool) -> None:
         click.echo(regenerate_token(home) if regenerate else access_token(home))
     except HomeError as error:
         raise HomeUnusable(str(error)) from error
+
+
+@commands.group()
+def vault() -> None:
+    """The secrets that PocketPaw keeps, sealed, in its data folder."""
+
+
+@vault.command("list")
+def list_secrets() -> None:
+    """Name the secrets in the vault, one a line."""
+    from .vault import names
+
+    for name in names(_home()):
+        click.echo(name)
+
+
+@vault.command()
+def rotate() -> None:
+    """Seal the secrets with a new key and forget the old one; also while the daemon runs."""
+    from .vault import rotate as rotate_key
+
+    home = _home()
+    count = rotate_key(home, _running(home), partial(_client, None, None))
+    click.echo(f"the vault has a new key: {count} secret{'' if count == 1 else 's'} sealed anew")
 
 
 # serve ----------------------------------------------------------------------------------------------------------------
@@ -210,6 +235,17 @@ def chat(message: tuple[str, ...], session_id: str | None, url: str | None, toke
                 conversation.say(content)
     except KeyboardInterrupt:
         raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
+
+
+@commands.command()
+@click.argument("channel")
+@_reaching
+def pair(channel: str, url: str | None, token: str | None) -> None:
+    """Make a code by which somebody shows on CHANNEL, as telegram, that they may talk there."""
+    from .client import PairingCode
+
+    made = _client(url, token).post("/channels/pairings", PairingCode, body={"channel": channel})
+    click.echo(f"{made.code}\n{made.hint} It is good once, until {made.expires_at}.")
 
 
 @commands.command()
@@ -358,6 +394,23 @@ def _check_models(settings: Settings) -> Generator[Finding]:
             yield Finding("models", "broken", error.detail, f"Run {INSTALL_HINT}")
         else:
             yield Finding("models", "ok", f"{backend.model} ({backend.name}) at {where}")
+
+
+@commands.command("import")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Only say what would be taken.")
+@_as_json
+@_reaching
+def import_(folder: Path, url: str | None, token: str | None, *, dry_run: bool, as_json: bool) -> None:
+    """Take over what the existing PocketPaw's home FOLDER holds, such as ~/.pocketpaw of another user or disk.
+
+    Nothing is changed there, and what is set or said here stays. A second time only what is new there is taken. If no
+    daemon is running, one is started for the visit.
+    """
+    from .import_home import import_home
+
+    with _visited(url, token) as client:
+        import_home(client, folder, dry_run=dry_run, as_json=as_json)
 
 
 # Which daemon ---------------------------------------------------------------------------------------------------------

@@ -13,10 +13,12 @@ from typing import Literal
 import msgspec
 
 from ...config import Home, HomeError, Loaded, access_token, open_home
+from ...config.load import SEALED_DATABASE
 from .client import Client, DaemonHealth
 from .failure import Failure
 
 DATABASE_BUSY_S = 5.0
+SECURITY_S = 330.0
 
 _PORT_PROBLEMS = {
     errno.EADDRINUSE: "is in use by another program",
@@ -72,6 +74,9 @@ def check_database(url: str) -> Finding:
     from sqlalchemy import create_engine, make_url
     from sqlalchemy.exc import SQLAlchemyError
 
+    if url == SEALED_DATABASE:
+        text = "its address is in the vault, which cannot be opened"
+        return Finding("database", "broken", text, "Mend the vault, or set database_url anew.")
     address = make_url(url)
     shown = address.render_as_string(hide_password=True)
     if address.get_backend_name() == "sqlite":
@@ -143,3 +148,30 @@ def check_daemon(client: Client) -> Generator[Finding]:
     for issue in health.issues:
         status = "broken" if issue.status == "critical" else "warning"
         yield Finding(issue.name, status, issue.message, issue.fix_hint)
+    yield from _check_security(client)
+
+
+class _SecurityResult(msgspec.Struct, frozen=True):
+    check: str
+    passed: bool
+    message: str
+    fixable: bool
+
+
+class _SecurityReport(msgspec.Struct, frozen=True):
+    results: list[_SecurityResult]
+
+
+def _check_security(client: Client) -> Generator[Finding]:
+    """Have the daemon look at its own security."""
+    try:
+        report = client.post("/security-audit", _SecurityReport, answer_s=SECURITY_S)
+    except Failure as failure:
+        yield Finding("security", "warning", f"it could not be looked at: {failure.message}")
+        return
+    found = [result for result in report.results if not result.passed]
+    for result in found:
+        hint = 'POST security-audit with {"fix": true} mends it.' if result.fixable else ""
+        yield Finding("security", "warning", f"{result.check}: {result.message}", hint)
+    if not found:
+        yield Finding("security", "ok", f"all {len(report.results)} checks passed")

@@ -15,10 +15,11 @@ from typing import TypeVar
 import pytest
 import trio
 import trio.testing
-from pocketpaw.actors import checks
+from pocketpaw.actors import checks, service_checks
 from pocketpaw.actors.checks import MB, NAMED, Check, Finding, Hitch, Surroundings
 from pocketpaw.actors.models.router import BackendState
 from pocketpaw.actors.settings import LiveSettings
+from pocketpaw.actors.tunnel.protocol import TunnelState, TunnelStatus
 from pocketpaw.runtime import (
     Actor,
     ActorSystem,
@@ -39,6 +40,7 @@ from pocketpaw.storage.tokens import ListRevokedTokens, RevokeToken
 R = TypeVar("R")
 
 Running = Callable[..., AbstractAsyncContextManager[ActorSystem]]
+MakeLive = Callable[..., LiveSettings]
 
 EMPTY = Supervisor("root")
 
@@ -67,19 +69,33 @@ def answering(live: LiveSettings, *answers: object) -> Surroundings:
 def test_every_check_says_what_it_is_and_is_told_apart(live: LiveSettings, running: Running) -> None:
     assert {
         "configuration",
+        "vault",
         "storage",
         "database",
         "disk_space",
         "models",
         "mcp_servers",
+        "channels",
+        "kits",
+        "tunnel",
         "actors",
         "event_loop",
-    } == set(checks.CHECKS)
-    for id_, check in checks.CHECKS.items():
+        "audit",
+        "schedule",
+        "access",
+        "webhooks",
+    } == set(service_checks.CHECKS)
+    for id_, check in service_checks.CHECKS.items():
         assert check.id == id_
         assert check.look.__doc__
         assert check.timeout_s < 25  # so that all of them end before an ask does
     assert len({check.name for check in checks.CHECKS.values()}) == len(checks.CHECKS)
+
+
+async def test_a_kit_in_trouble_is_named_and_a_store_in_trouble_is_not_told_twice(live: LiveSettings) -> None:
+    (finding,) = await checks.kits.look(answering(live, ["the kit mine cannot be read: x"]))
+    assert (finding.status, finding.message) == ("warning", "the kit mine cannot be read: x")
+    assert await checks.kits.look(answering(live, Unavailable("the store is away"))) == []
 
 
 async def test_a_bad_setting_is_named_with_its_line_and_leaves_the_daemon_usable(live: LiveSettings) -> None:
@@ -89,6 +105,26 @@ async def test_a_bad_setting_is_named_with_its_line_and_leaves_the_daemon_usable
     assert (finding.status, finding.subject) == ("warning", "web_port")
     assert "web_port" in finding.message
     assert "line 2" in finding.fix_hint
+
+
+async def test_a_vault_that_cannot_be_opened_is_critical_names_the_fix_and_is_told_once(make_live: MakeLive) -> None:
+    await make_live().keep_secrets({"webhooks/door": "canary"})
+    live = make_live()
+    assert await checks.vault.look(answering(live)) == []
+    live.home.vault_key.chmod(0o644)
+    live = make_live()
+    (finding,) = await checks.vault.look(answering(live))
+    assert finding.status == "critical"
+    assert f"{live.home.vault_key}: others than its owner may read it" in finding.message
+    assert f"chmod 600 {live.home.vault_key}" in finding.fix_hint
+    assert await checks.configuration.look(answering(live)) == []
+    live.home.vault_key.chmod(0o600)
+    (finding,) = await checks.vault.look(answering(live))
+    assert (finding.status, finding.fix_hint) == ("warning", "Restart the daemon.")
+    live.vault.refresh()  # whoever else needs it
+    (finding,) = await checks.vault.look(answering(live))
+    assert finding.fix_hint == "Restart the daemon.", "the settings in force are without it still"
+    assert await checks.vault.look(answering(make_live())) == []
 
 
 async def test_a_file_that_cannot_be_read_is_named(live: LiveSettings) -> None:
@@ -347,3 +383,33 @@ def test_a_check_is_one_function() -> None:
         assert checks.CHECKS["nothing_wrong"] is made
     finally:
         checks.CHECKS.pop("nothing_wrong", None)
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        ("connected", []),
+        ("backoff", []),  # for the check of the actors to say
+        ("connecting", ["the tunnel at https://a.example has no connection"]),
+        ("stopping", ["the tunnel is closed, and cloudflared has not ended yet"]),
+    ],
+)
+async def test_a_tunnel_that_leads_nowhere_or_does_not_end_is_named(
+    live: LiveSettings, state: TunnelState, found: list[str]
+) -> None:
+    live.is_tunnelled = True
+    status = TunnelStatus(active=True, url="https://a.example", state=state)
+    findings = await checks.tunnel.look(answering(live, status))
+    assert [finding.message for finding in findings] == found
+
+
+async def test_of_a_tunnel_that_is_closed_nobody_is_asked(live: LiveSettings) -> None:
+    assert await checks.tunnel.look(answering(live)) == []
+
+
+async def test_messages_that_could_not_be_delivered_are_told_by_channel(live: LiveSettings) -> None:
+    problems = ["telegram: 2 messages could not be delivered in the last 24 hours"]
+    check = checks.CHECKS["channels"]
+    (found,) = await check.look(answering(live, problems))
+    assert (found.status, found.message, found.subject) == ("warning", problems[0], "telegram")
+    assert await check.look(answering(live, [])) == []

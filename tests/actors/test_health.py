@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 from pocketpaw.actors import checks, health
+from pocketpaw.actors.channels.keeper import ChannelsKeeper, Switches
 from pocketpaw.actors.checks import Check, Finding, Surroundings
 from pocketpaw.actors.health import (
     ClearErrors,
@@ -25,6 +26,7 @@ from pocketpaw.actors.health import (
     RunChecks,
 )
 from pocketpaw.actors.journal import KEPT, Journal
+from pocketpaw.actors.kits.keeper import Kits
 from pocketpaw.actors.mcp.keeper import McpKeeper
 from pocketpaw.actors.models.router import BackendState, CheckBackends
 from pocketpaw.actors.reporter import Reporter
@@ -88,7 +90,10 @@ def daemon(live: LiveSettings, store: Supervisor, running: Running) -> OpenDaemo
         reporter = Reporter(Redactor(lambda: live.secrets))
         keeper = Child(McpKeeper, live, Catalogue(), id="keeper")
         mcp = Supervisor("mcp", [DynamicSupervisor("servers"), keeper])
-        tree = Supervisor("root", [Child(Attacher, reporter), store, Child(Health, live), ROUTER, mcp, *more])
+        channels_keeper = Child(ChannelsKeeper, live, "boot-1", Switches(), id="keeper")
+        channels = Supervisor("channels", [DynamicSupervisor("adapters"), channels_keeper])
+        owners = [store, Child(Health, live), Child(Kits), ROUTER, mcp, channels]
+        tree = Supervisor("root", [Child(Attacher, reporter), *owners, *more])
         async with running(tree, reporter.report) as system:
             yield system
 

@@ -3,13 +3,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 import trio
-from pocketpaw.actors.settings import Changed, ChangeSettings, GetSettings, LiveSettings, SettingsKeeper
+from pocketpaw.actors.settings import (
+    Changed,
+    ChangeSettings,
+    GetSettings,
+    LiveSettings,
+    RotateVaultKey,
+    SettingsKeeper,
+    VaultRotated,
+)
 from pocketpaw.config import open_home
-from pocketpaw.runtime import ActorSystem, Child, Supervisor
+from pocketpaw.runtime import ActorSystem, Child, Message, Supervisor
 from pocketpaw.runtime.errors import InvalidInput, Unavailable
+from structlog.testing import capture_logs
 
 Running = Callable[..., AbstractAsyncContextManager[ActorSystem]]
 MakeLive = Callable[..., LiveSettings]
@@ -44,7 +54,8 @@ async def test_secrets_are_shown_masked_and_a_mask_that_is_written_back_changes_
     assert SECRET not in repr(shown)
     assert changed.updated == []
     assert live.current.openai_compatible_api_key == SECRET
-    assert on_disk(live) == {"openai_compatible_api_key": SECRET}
+    assert on_disk(live) == {}
+    assert live.vault.read() == {"settings/openai_compatible_api_key": SECRET}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +162,74 @@ async def test_a_secret_that_was_replaced_stays_secret(live: LiveSettings, runni
         await system.ask(ChangeSettings(changes={"telegram_bot_token": SECRET}))
         await system.ask(ChangeSettings(changes={"telegram_bot_token": "another-token-of-the-bot"}))
     assert {SECRET, "another-token-of-the-bot", live.access_token} <= live.secrets
+
+
+async def test_a_secret_in_the_file_is_moved_to_the_vault_at_start_and_that_is_logged_without_it(
+    make_live: MakeLive, running: Running
+) -> None:
+    home = make_live().home
+    home.config.write_text(json.dumps({"telegram_bot_token": SECRET, "ollama_model": "qwen3"}))
+    live = make_live()
+    with capture_logs() as logged:
+        async with running(tree(live)):
+            assert (live.current.telegram_bot_token, live.loaded.sources["telegram_bot_token"]) == (SECRET, "vault")
+    assert on_disk(live) == json.loads(home.last_good.read_text()) == {"ollama_model": "qwen3"}
+    (line,) = [line for line in logged if "vault" in line["event"]]
+    assert line["setting"] == "telegram_bot_token"
+    assert SECRET not in repr(logged)
+    assert make_live().current.telegram_bot_token == SECRET
+
+
+async def test_while_the_vault_cannot_be_opened_no_secret_is_changed_and_nothing_is_overwritten(
+    make_live: MakeLive, running: Running
+) -> None:
+    live = make_live()
+    async with running(tree(live)) as system:
+        await system.ask(ChangeSettings(changes={"telegram_bot_token": SECRET}))
+    live.home.vault_key.chmod(0o644)
+    live = make_live()
+    before = live.home.vault.read_bytes(), live.home.vault_key.read_bytes()
+    refusals: list[Message[Any]] = [
+        ChangeSettings(changes={"telegram_bot_token": "another-token-of-the-bot"}),
+        ChangeSettings(changes={"telegram_bot_token": None}),
+        RotateVaultKey(),
+    ]
+    async with running(tree(live)) as system:
+        shown = await system.ask(GetSettings())
+        for refused in refusals:
+            with pytest.raises(Unavailable, match="chmod 600"):
+                await system.ask(refused)
+        with pytest.raises(Unavailable, match="chmod 600"):
+            live.secret("webhooks/door")
+        with pytest.raises(Unavailable, match="chmod 600"):
+            await live.keep_secrets({"webhooks/door": "x"})
+        changed = await system.ask(ChangeSettings(changes={**shown, "ollama_model": "qwen3"}))
+    assert changed.updated == ["ollama_model"], "what was shown and is written back is no change"
+    assert (live.home.vault.read_bytes(), live.home.vault_key.read_bytes()) == before
+    live.home.vault_key.chmod(0o600)
+    assert make_live().current.telegram_bot_token == SECRET
+
+
+async def test_the_vaults_key_is_renewed_while_the_daemon_runs(live: LiveSettings, running: Running) -> None:
+    async with running(tree(live)) as system:
+        await system.ask(ChangeSettings(changes={"telegram_bot_token": SECRET}))
+        await live.keep_secrets({"webhooks/door": "the-webhooks-secret"})
+        before = live.home.vault_key.read_bytes()
+        assert await system.ask(RotateVaultKey()) == VaultRotated(2)
+    assert live.home.vault_key.read_bytes() != before
+    assert live.vault.read() == {"settings/telegram_bot_token": SECRET, "webhooks/door": "the-webhooks-secret"}
+
+
+async def test_other_secrets_are_kept_on_disk_and_hidden_from_logs_now_and_after_a_restart(make_live: MakeLive) -> None:
+    live = make_live()
+    await live.keep_secrets({"webhooks/door": "the-webhooks-secret", "mcp/x/env/NODE_ENV": "production"})
+    assert "the-webhooks-secret" in live.secrets
+    again = make_live()
+    assert again.secret("webhooks/door") == "the-webhooks-secret"
+    assert "the-webhooks-secret" in again.secrets
+    assert "production" not in again.secrets, "it would blacken every log"
+    await again.keep_secrets({"webhooks/door": None})
+    assert again.secret("webhooks/door") is None
 
 
 def test_the_access_token_stays_the_same_from_start_to_start(make_live: MakeLive) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from client import Client, chat_overhead_ms, chats_per_s
 from figures import Figures
 from harness import ENDPOINTS, Harness, Sizes
+from reads import MORE_ENDPOINTS, load_more
 from row import Row
 from server import InstantModel, Server, free_port, our_server, wrk_per_s
 
@@ -68,17 +69,25 @@ def rows(rounds: Sequence[Round]) -> list[Row]:
         row("blocking chat, over asking the model", "<= 0.05 x", "ms", 0.05, lambda it: it.overhead_ms, up=False),
         _memory_row(rounds),
     ]
-    for path in ENDPOINTS:
-        status = rounds[0].ours.unanswered.get(path)
+    for path in (*ENDPOINTS, *MORE_ENDPOINTS):
+        note = _unanswered(rounds[0], path)
         for load in (f"GET {path}, c1", f"GET {path}, c16"):
-            if status is not None:
-                table.append(Row(name=load, target=">= 1 x", note=f"answers {status}"))
+            if note:
+                table.append(Row(name=load, target=">= 1 x", note=note))
             elif load in rounds[0].ours.gets_per_s:
                 table.append(row(load, ">= 1 x", "/s", 1, lambda it, load=load: it.gets_per_s[load], up=True))
     if any(_is_disturbed(each) for each in rounds):
         for each in table:
             each.note = each.note or "machine disturbed"
     return table
+
+
+def _unanswered(round_: Round, path: str) -> str:
+    """Why the rates of an endpoint cannot be compared, if they cannot."""
+    for who, figures in (("answers", round_.ours), ("the peer answers", round_.peer)):
+        if figures is not None and path in figures.unanswered:
+            return f"{who} {figures.unanswered[path]}"
+    return ""
 
 
 def _round(number: int, plan: Plan, servers: Sequence[Server], model: InstantModel, harness: Harness | None) -> Round:
@@ -114,6 +123,7 @@ def _load(server: Server, plan: Plan, model: InstantModel, harness: Harness | No
         if server.name == "ours":
             _top_up(server, client, figures)
         figures.chats = _sessions(client)
+        load_more(server, max(1, plan.load.wrk_s // 2), figures)
         return figures
     finally:
         server.stop()

@@ -19,6 +19,7 @@ from client import API, TOKEN
 START_S = 90.0
 STOP_S = 20.0
 POLL_S = 0.002
+ADDRESSES = Path(__file__).with_name("addresses.lua")
 GET_HEALTH = (
     f"GET {API}/health HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
 )
@@ -148,10 +149,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wrk_per_s(port: int, path: str, connections: int, seconds: int) -> float:
+def wrk_per_s(port: int, path: str, connections: int, seconds: int, *, many_addresses: bool = False) -> float:
     """Answers a second to GETs over so many connections; none of them may fail."""
     token = f"Authorization: Bearer {TOKEN}"
-    load = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-H", token, f"http://127.0.0.1:{port}{API}{path}"]
+    url = f"http://127.0.0.1:{port}{API}{path}"
+    script = ["-s", str(ADDRESSES), url, "--", "X-Forwarded-For" if many_addresses else "X-Nobody"]
+    load = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-H", token, *script]
     printed = subprocess.run(load, capture_output=True, text=True, check=True).stdout
     found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
     if found is None or "Non-2xx" in printed or "Socket errors" in printed:

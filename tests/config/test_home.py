@@ -49,6 +49,16 @@ def test_opening_removes_what_killed_writers_left(home: Home) -> None:
     assert [path.exists() for path in (old, new, other)] == [False, True, True]
 
 
+def test_opening_takes_no_offence_at_what_another_writer_finishes_meanwhile(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def just_put_in_place(root: Path) -> list[Path]:
+        return [root / ".vault.1.tmp"]
+
+    monkeypatch.setattr("pocketpaw.config.home.temporaries", just_put_in_place)
+    assert open_home(home.root) == home
+
+
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/paw"])
 def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()

@@ -15,10 +15,15 @@ from pocketpaw.actors.access.api_keys import ApiKeys
 from pocketpaw.actors.access.guard import Guard
 from pocketpaw.actors.access.oauth import OAuth
 from pocketpaw.actors.agent import Agent, AgentContext
+from pocketpaw.actors.audit.auditor import Auditor
+from pocketpaw.actors.audit.trail import AuditTrail
+from pocketpaw.actors.channels.keeper import ChannelsKeeper, Switches
 from pocketpaw.actors.files.keeper import FilesKeeper
 from pocketpaw.actors.health import Health
 from pocketpaw.actors.identity import Identity, IdentityKeeper
+from pocketpaw.actors.importing.importer import Importer
 from pocketpaw.actors.inspector import Inspector
+from pocketpaw.actors.kits.keeper import Kits
 from pocketpaw.actors.mcp.keeper import McpKeeper
 from pocketpaw.actors.memory import MemoryKeeper
 from pocketpaw.actors.metrics.metrics import Metrics
@@ -30,6 +35,9 @@ from pocketpaw.actors.settings import LiveSettings, SettingsKeeper
 from pocketpaw.actors.skills.keeper import Skills
 from pocketpaw.actors.tools.catalogue import Catalogue
 from pocketpaw.actors.tools.gate import Gate
+from pocketpaw.actors.tunnel.cloudflared import Cloudflared
+from pocketpaw.actors.tunnel.exposure import Exposure
+from pocketpaw.actors.tunnel.keeper import TunnelKeeper
 from pocketpaw.actors.webhooks.webhooks import Webhooks
 from pocketpaw.config import open_home
 from pocketpaw.http.listener import Http
@@ -146,7 +154,7 @@ def serve(tmp_path: Path) -> Serve:
         home = open_home(tmp_path / "home")
         live = LiveSettings(home, {}, {"web_port": 0, "agent_backend": "embedded", **UNLIMITED, **settings})
         storage = Storage(home.database_url(live.current))
-        catalogue = Catalogue()
+        catalogue, exposure = Catalogue(), Exposure(live)
         context = AgentContext(live, Identity(home.identity), catalogue, "boot-1")
         model, urls = ScriptedModel(), list[str]()
         tree = Supervisor(
@@ -156,6 +164,7 @@ def serve(tmp_path: Path) -> Serve:
                     "store", [Child(StoreWriter, storage, id="writer"), Child(StoreReader, storage, id="reader")]
                 ),
                 Child(SettingsKeeper, live, id="settings"),
+                Supervisor("audit", [Child(AuditTrail, live, id="trail"), Child(Auditor, live)]),
                 Child(IdentityKeeper, live, id="identity"),
                 Child(MemoryKeeper, live, id="memory"),
                 Child(Skills, live),
@@ -170,7 +179,17 @@ def serve(tmp_path: Path) -> Serve:
                 Supervisor("tools", [Child(Gate, live, catalogue, "boot-1")]),
                 DynamicSupervisor("agents", partial(Agent, context=context)),
                 Child(Webhooks, live),
+                Supervisor(
+                    "channels",
+                    [DynamicSupervisor("adapters"), Child(ChannelsKeeper, live, "boot-1", Switches(), id="keeper")],
+                ),
                 Child(Scheduler, live, "boot-1"),
+                Child(Kits),
+                Child(Importer, live),
+                Supervisor(
+                    "tunnel",
+                    [Child(Cloudflared, live, exposure, lazy=True), Child(TunnelKeeper, live, exposure, id="keeper")],
+                ),
                 Child(Http, live, urls.append),
             ],
         )

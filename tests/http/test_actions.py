@@ -124,6 +124,20 @@ async def test_a_folder_is_browsed(serve: Serve, tmp_path: Path) -> None:
         assert (refused["code"], refused.keys()) == ("forbidden", {"type", "error", "code"})
 
 
+async def test_a_folder_is_told_as_text(serve: Serve, tmp_path: Path) -> None:
+    jail = tmp_path / "jail"
+    (jail / "sub").mkdir(parents=True)
+    (jail / "x.txt").write_text("abc")
+    async with serve(file_jail_path=str(jail)) as daemon, connect(daemon) as client:
+        await client.hear()
+        await client.say(action="navigate", path=str(jail))
+        told = (await client.hear_until("message"))[-1]
+        assert told == {"type": "message", "content": f"**{jail}**\n\nsub/\nx.txt (3 B)"}
+        await client.say(action="navigate", path="/etc")
+        refused = (await client.hear_until("message"))[-1]
+        assert (refused["code"], refused.keys()) == ("forbidden", {"type", "content", "code"})
+
+
 async def test_reminders_are_made_listed_and_deleted(serve: Serve) -> None:
     async with serve() as daemon, daemon.client() as rest, connect(daemon) as client:
         await client.hear()
@@ -194,6 +208,7 @@ def test_an_action_has_the_scope_of_its_endpoint() -> None:
         "get_health_errors": "metrics",
         "get_skills": "skills",
         "browse": "files:read",
+        "navigate": "files:read",
         **dict.fromkeys(SCHEDULED, "reminders"),
     }
     assert {action.scope for action in ACTIONS.values()} <= scopes
@@ -227,13 +242,14 @@ async def test_a_client_with_fewer_scopes_gets_no_more_here_than_from_the_endpoi
                 {"action": "get_health_errors"},
                 {"action": "get_skills"},
                 {"action": "browse"},
+                {"action": "navigate"},
                 *({"action": action} for action in SCHEDULED),
                 {"action": "run_skill", "name": "poems"},
                 {"action": "switch_session", "session_id": "mine"},
                 {"type": "subscribe", "channels": ["agent.status"]},
             )
             assert needed == [
-                "settings:read", "settings:write", "metrics", "metrics", "skills", "files:read",
+                "settings:read", "settings:write", "metrics", "metrics", "skills", "files:read", "files:read",
                 *["reminders"] * 9, "skills", "sessions", "sessions",
             ]  # fmt: skip
             for name in ("notification", "intention_started", "health_update"):

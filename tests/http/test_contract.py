@@ -170,9 +170,9 @@ async def test_what_the_agents_do_is_shown(serve: Serve, prefix: str) -> None:
 @pytest.mark.parametrize("prefix", PREFIXES)
 async def test_what_is_not_built_says_so(serve: Serve, prefix: str) -> None:
     async with serve() as daemon, daemon.client() as client:
-        refused = await client.post(f"{prefix}/kits/7/activate", json={})
+        refused = await client.post(f"{prefix}/agents/7/pause", json={})
         assert refused.status_code == 501
-        assert refused.json() == {"detail": "POST /kits/{kit_id}/activate is not built yet", "code": "not_built"}
+        assert refused.json() == {"detail": "POST /agents/{agent_id}/pause is not built yet", "code": "not_built"}
 
 
 async def test_nothing_is_found_where_nothing_is(serve: Serve) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import pytest
@@ -8,6 +9,7 @@ from pocketpaw.http import qr
 from pocketpaw.http.route import PREFIXES
 from structlog.testing import capture_logs
 
+from ..fakes.cloudflared import place
 from .conftest import Serve
 from .consent import Form
 
@@ -53,6 +55,19 @@ async def test_a_scanned_code_logs_one_browser_in_once(serve: Serve, links: list
         async with daemon.stranger() as second:
             again = await second.post(target, data=form.fields)
             assert (again.status_code, "set-cookie" in again.headers) == (401, False)
+
+
+async def test_with_a_tunnel_open_a_code_leads_through_it(serve: Serve, links: list[str], tmp_path: Path) -> None:
+    fake = place(tmp_path / "bin")
+    async with serve(cloudflared_path=str(fake.program)) as daemon:
+        async with daemon.stranger(daemon.live.access_token) as operator:
+            opened = (await operator.post("/api/v1/remote/start", json={})).json()
+            assert (await operator.get("/api/v1/qr")).status_code == 200
+            await operator.post("/api/v1/remote/stop")
+            assert (await operator.get("/api/v1/qr")).status_code == 200
+        through, direct = links
+        assert through.startswith(f"{opened['url']}/api/v1/auth/qr?code=")
+        assert direct.startswith(f"{daemon.url}/api/v1/auth/qr?code=")
 
 
 async def test_a_code_needs_a_credential_and_making_one_is_in_the_log(serve: Serve, links: list[str]) -> None:

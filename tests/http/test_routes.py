@@ -27,8 +27,9 @@ GET version, GET health, GET health/errors, DELETE health/errors, POST health/ch
 GET /health, GET /health/detailed, GET /health/ready, GET /health/live
 GET events/stream, GET agent/status, GET agent/status/stream
 GET runtime/tree, GET runtime/actors/{}, POST runtime/actors/{}/restart, GET runtime/dead-letters
-GET settings, PUT settings
+GET settings, PUT settings, POST vault/rotate
 GET identity, PUT identity
+POST import
 GET memory/long_term, DELETE memory/long_term/{}, GET memory/settings, POST memory/settings, GET memory/stats
 GET skills, GET skills/search, POST skills/install, POST skills/remove, POST skills/reload
 GET mcp/status, POST mcp/add, POST mcp/remove, POST mcp/toggle, POST mcp/test, GET mcp/presets, POST mcp/presets/install
@@ -36,21 +37,24 @@ POST /mcp
 GET metrics/system, GET metrics/usage, GET metrics/usage/recent, DELETE metrics/usage, GET /metrics
 GET files/browse, GET files/content, GET files/download, GET files/download-zip, POST files/write, POST files/upload
 GET files/recent
+GET audit, DELETE audit, GET audit/export, POST security-audit
+GET self-audit/reports, GET self-audit/reports/{}, POST self-audit/run
 GET backends, POST backends/install
+GET channels/status, POST channels/save, POST channels/toggle
+GET channels/pairings, POST channels/pairings, DELETE channels/pairings/{}/{}
+GET telegram/status, GET telegram/pairing-status
 GET webhooks, POST webhooks/add, POST webhooks/remove, POST webhooks/regenerate-secret, POST /webhook/inbound/{}
 GET reminders, POST reminders, DELETE reminders/{}
 GET intentions, POST intentions, PATCH intentions/{}, DELETE intentions/{}, POST intentions/{}/toggle
 POST intentions/{}/run
+GET kits/catalog, POST kits/catalog/{}/install, POST kits/install, GET kits, GET kits/{}, DELETE kits/{}
+POST kits/{}/activate, POST kits/{}/deactivate, GET kits/{}/data, GET kits/{}/data/{}
+GET remote/status, POST remote/start, POST remote/stop
 GET openapi.json, GET docs, GET redoc, GET /swagger
 GET /favicon.ico
 """
 NOT_BUILT = """
 GET /oauth/callback
-GET audit, DELETE audit, GET audit/export, POST security-audit
-GET self-audit/reports, GET self-audit/reports/{}, POST self-audit/run
-GET channels/status, POST channels/save, POST channels/toggle
-GET kits/catalog, POST kits/catalog/{}/install, GET kits, GET kits/{}, DELETE kits/{}, POST kits/{}/activate
-GET remote/status, POST remote/start, POST remote/stop
 POST auth/register, GET auth/me, POST auth/passkey/register, POST auth/passkey/authenticate, POST auth/totp/setup
 POST auth/totp/enable, POST auth/totp/disable, POST auth/totp/verify, POST auth/link
 GET agents, POST agents, GET agents/{}, DELETE agents/{}, POST agents/{}/message, POST agents/{}/pause

@@ -12,7 +12,6 @@ import pytest
 import trio
 import trio_websocket
 from pocketpaw.actors.agent import session_topic
-from pocketpaw.http.conversation import NOT_BUILT
 from pocketpaw.runtime import Principal
 from pocketpaw.runtime.errors import Unavailable
 
@@ -104,7 +103,7 @@ STRANGER = {"X-Forwarded-For": "203.0.113.9"}
 async def test_a_chat_on_any_path_in_any_form(serve: Serve, path: str, message: Json) -> None:
     async with serve() as daemon, connect(daemon, path=path) as client:
         hello = await client.hear()
-        assert set(hello) == {"type", "session_id", "version"}
+        assert set(hello) == {"type", "session_id", "id", "version"}
         assert hello["type"] == "connection_info"
         await client.say(**message)
         heard = await client.hear_until("stream_end")
@@ -218,12 +217,15 @@ async def test_what_cannot_be_done_is_said_and_the_socket_stays(
         assert await client.hear() == {"type": "pong"}
 
 
-async def test_actions_that_are_not_built_say_so(serve: Serve) -> None:
+@pytest.mark.parametrize("action", ["approve_plan", "reject_plan"])
+async def test_a_plan_that_is_not_there_is_not_decided(serve: Serve, action: str) -> None:
     async with serve() as daemon, connect(daemon) as client:
-        await client.hear()
-        for action in sorted(NOT_BUILT):
-            await client.say(action=action)
-            assert await client.hear() == {"type": "error", "detail": f"{action} is not built yet", "code": "not_built"}
+        session_id = (await client.hear())["session_id"]
+        verb = action.partition("_")[0]
+        for said, named in (({}, session_id), ({"session_key": "websocket:s-1"}, "s-1"), ({"session_key": "x"}, "x")):
+            await client.say(action=action, **said)
+            detail = f"there is no plan to {verb} in session {named}"
+            assert await client.hear() == {"type": "error", "detail": detail, "code": "not_found"}
 
 
 async def test_a_message_over_one_mebibyte_closes_1009(serve: Serve) -> None:

@@ -10,9 +10,14 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 
+from ..fakes.cloudflared import place
 from .daemon import Daemon
 
-SETTINGS = {"api_rate_limit_per_key": "0", "auth_rate_limit_per_peer": "0"}
+SETTINGS = {
+    "api_rate_limit_per_key": "0",
+    "auth_rate_limit_per_peer": "0",
+    "cloudflared_path": "/no/such/cloudflared",  # so that no tunnel is opened
+}
 OPEN = {
     ("GET", "/health"),
     ("GET", "/health/detailed"),
@@ -175,5 +180,26 @@ def test_without_the_bypass_nobody_is_local(tmp_path_factory: pytest.TempPathFac
     try:
         with daemon.http as http:
             check_closed(http, {})
+    finally:
+        daemon.close()
+
+
+def test_while_the_tunnel_is_open_nobody_is_local(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("tunnel")
+    fake = place(folder / "bin")
+    daemon = Daemon(folder / "daemon", settings={**SETTINGS, "cloudflared_path": str(fake.program)})
+    daemon.start()
+    try:
+        with daemon.http as http:
+            opened = http.post("/api/v1/remote/start").raise_for_status().json()
+            assert opened["state"] == "connected"
+            check_closed(http, {})
+            edge = f"http://127.0.0.1:{fake.runs()[0].edge_port}"
+            with httpx2.Client(base_url=edge, trust_env=False, timeout=30.0) as visitor:
+                check_closed(visitor, {"Host": opened["url"].removeprefix("https://")}, mounts=1)
+                check_closed(visitor, {"Host": "localhost"}, mounts=1)
+            token = {"Authorization": f"Bearer {daemon.token}"}
+            http.post("/api/v1/remote/stop", headers=token).raise_for_status()
+            assert http.get("/api/v1/sessions").status_code == 200
     finally:
         daemon.close()

@@ -17,6 +17,7 @@ from typing import ClassVar
 import pytest
 from click.testing import CliRunner, Result
 from pocketpaw.config import Home, access_token, load, open_home
+from pocketpaw.config.load import SEALED_DATABASE
 from pocketpaw.runtime import RootGaveUp, daemon
 from pocketpaw.runtime.cli import commands, reload
 from pocketpaw.runtime.cli.client import Client, Refused
@@ -229,6 +230,11 @@ def test_doctor_knows_a_sound_database_from_a_damaged_one(
     assert finding.status == status, finding
     assert str(path) in finding.message
     assert (path.read_bytes() if path.exists() else None) == before
+
+
+def test_doctor_says_when_only_a_vault_that_cannot_be_opened_knows_where_the_database_is() -> None:
+    finding = check_database(SEALED_DATABASE)
+    assert (finding.status, finding.message) == ("broken", "its address is in the vault, which cannot be opened")
 
 
 def test_doctor_hides_the_password_of_a_database_that_does_not_answer() -> None:

@@ -11,7 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from pocketpaw.runtime.errors import Unavailable
+from pocketpaw.config.load import SEALED_DATABASE
+from pocketpaw.runtime.errors import NeedsOperator, Unavailable
 from pocketpaw.storage.database import Database, open_database
 from pocketpaw.storage.group import run_batch
 from pocketpaw.storage.registry import answer
@@ -170,6 +171,11 @@ def test_a_disk_that_takes_no_more_is_said_and_nothing_is_lost(tmp_path: Path) -
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="nowhere"):
         open_database(f"sqlite:///{tmp_path}/nowhere/pocketpaw.db")
+
+
+def test_an_address_that_only_a_closed_vault_knows_is_no_other_database() -> None:
+    with pytest.raises(NeedsOperator, match="in the vault, which cannot be opened"):
+        open_database(SEALED_DATABASE)
 
 
 def test_messages_survive_the_wire(write: Ask) -> None:

@@ -13,6 +13,8 @@ from alembic import command
 from alembic.config import Config
 from pocketpaw.runtime.errors import Conflict, NeedsOperator, Unavailable
 from pocketpaw.storage.api_keys import AddApiKey, KeyPair, LoadApiKeys, MarkApiKeysUsed, ReplaceApiKey
+from pocketpaw.storage.audit import Act, AppendToAudit, AuditHead, CheckAuditPage, CheckedPage, ListAudit
+from pocketpaw.storage.audit_archives import ArchiveAudit, DropArchived
 from pocketpaw.storage.credentials import ListCredentials
 from pocketpaw.storage.database import Database, open_database
 from pocketpaw.storage.error_log import ListErrors, RecordError
@@ -25,6 +27,7 @@ from pocketpaw.storage.oauth import AddOAuthGrant, LoadOAuthGrants, NewTokens, R
 from pocketpaw.storage.recollection import PickMemories, SearchMemories
 from pocketpaw.storage.registry import answer
 from pocketpaw.storage.search import SearchSessions
+from pocketpaw.storage.self_audits import AuditCheck, GetSelfAudit, KeepSelfAudit, SelfAuditReport
 from pocketpaw.storage.sessions import DeleteSession, GetSession, ListSessions, RenameSession
 from pocketpaw.storage.soundness import CheckStorage, ProbeStorage
 from pocketpaw.storage.supervision_log import ListSupervisionEvents, RecordSupervisionEvents, SupervisionEvent
@@ -35,6 +38,7 @@ from pocketpaw.storage.turns import ClaimTurn, GetTurn, ListUnfinishedSessions
 from pocketpaw.storage.usage import GetUsage, ListRecentUsage, ResetUsage
 from pocketpaw.storage.written_files import ListWrittenFiles
 from sqlalchemy import Connection, create_engine, inspect
+from sqlalchemy.exc import DBAPIError
 
 from .test_tool_calls import call
 from .test_turns import done, question
@@ -237,6 +241,27 @@ def test_the_logs_work_there_too(writer: Connection, reader: Connection) -> None
     assert answer(reader, ListErrors(search="100%"))[0].context == {"a": [1, None]}
     assert answer(reader, ListSupervisionEvents()) == [happened]
     assert [revoked.digest for revoked in answer(reader, ListRevokedTokens())] == ["d"]
+
+
+def test_the_audit_works_there_too(writer: Connection, reader: Connection) -> None:
+    acts = [Act(actor="a\0", action="x", category="c", description="d", context={"z": "\0", "n": n}) for n in range(3)]
+    _, head = run_batch(writer, [AppendToAudit(acts=acts), AppendToAudit(acts=acts)])
+    assert answer(reader, CheckAuditPage(after=AuditHead())) == CheckedPage(head, [], is_end=True)
+    assert [entry.id for entry in answer(reader, ListAudit(limit=1, category="c", date_from="2026-01-01"))] == ["6"]
+    for statement in ("UPDATE audit SET actor = 'x' WHERE id = 2", "DELETE FROM audit WHERE id = 2"):
+        with pytest.raises(DBAPIError, match="append-only"), writer.begin():
+            writer.exec_driver_sql(statement)
+    with writer.begin():
+        writer.exec_driver_sql("ALTER TABLE audit DISABLE TRIGGER ALL")
+        writer.exec_driver_sql("UPDATE audit SET actor = 'x' WHERE id = 2")
+        writer.exec_driver_sql("ALTER TABLE audit ENABLE TRIGGER ALL")
+    (problem,) = answer(reader, CheckAuditPage(after=AuditHead())).problems
+    assert problem.startswith("entry 2 was changed")
+    run_batch(writer, [ArchiveAudit(head=head, file="a.jsonl", digest="d"), DropArchived()])
+    assert answer(reader, ListAudit()) == []
+    report = SelfAuditReport("2026-05-04", datetime.now(UTC), 1, 1, 0, [AuditCheck("a", True, "b", "info")])
+    run_batch(writer, [KeepSelfAudit(report=report)] * 2)
+    assert answer(reader, GetSelfAudit(date="2026-05-04")) == report
 
 
 def test_a_reader_cannot_write(reader: Connection) -> None:

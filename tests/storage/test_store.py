@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from pocketpaw.storage.database import Database
 from pocketpaw.storage.failures import DatabaseDamaged
 from pocketpaw.storage.registry import Function, commands, queries
 from pocketpaw.storage.sessions import CreateSession, GetSession, ListSessions, RenameSession
-from pocketpaw.storage.store import Storage, StoreReader, StoreWriter
+from pocketpaw.storage.store import READERS, Storage, StoreReader, StoreWriter
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
@@ -344,3 +346,22 @@ def test_what_is_kept_is_bounded() -> None:
     assert answers.get((ListSessions, b"1")) == b"answer"
     answers.keep((ListSessions, b"large"), answers.generation, b"x" * (recent.ENTRY_BYTES + 1))
     assert answers.get((ListSessions, b"large")) is None
+    long = (ListSessions, b"x" * recent.ENTRY_BYTES)
+    answers.keep(long, answers.generation, b"answer")
+    assert answers.get(long) is None
+
+
+def test_readers_that_keep_answers_at_the_same_time_do_not_disturb_each_other() -> None:
+    answers = recent.RecentAnswers()
+
+    def keep(reader: int) -> None:
+        for number in range(50_000):
+            answers.keep((ListSessions, b"%d %d" % (reader, number)), answers.generation, b"answer")
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(READERS) as readers:
+            list(readers.map(keep, range(READERS)))
+    finally:
+        sys.setswitchinterval(before)

@@ -13,6 +13,7 @@ import trio.testing
 from pocketpaw.actors.access.guard import (
     Authenticate,
     CreateSessionToken,
+    GetAccessProblems,
     Guard,
     Login,
     Logout,
@@ -21,6 +22,7 @@ from pocketpaw.actors.access.guard import (
 from pocketpaw.actors.access.locality import is_loopback_address, is_loopback_host, is_welcome_origin, network_of
 from pocketpaw.actors.access.rate_limits import KEPT, Limit, TokenBuckets
 from pocketpaw.actors.access.session_tokens import SessionTokens
+from pocketpaw.actors.audit.trail import RecordAct
 from pocketpaw.actors.settings import LiveSettings
 from pocketpaw.runtime import Actor, ActorSystem, Child, Done, Principal, Supervisor, SupervisorNode
 from pocketpaw.runtime.errors import Forbidden, Unauthenticated, Unavailable
@@ -232,15 +234,57 @@ async def test_old_sessions_are_refused_while_it_is_not_known_who_logged_out(
         token = (await guarded.system.ask(CreateSessionToken())).session_token
         guarded.hurt["broken"] = True
         await guarded.system.root.restart_child("guard")
+        (problem,) = await guarded.system.ask(GetAccessProblems())
+        assert "could be read" in problem
         refused = await guarded.judge(FAR, bearer=token)
         fresh = (await guarded.system.ask(Login(token=guarded.live.access_token))).session_token
         assert (await guarded.judge(FAR, bearer=fresh)).outcome == "allowed"
         guarded.hurt.clear()
         await trio.sleep(10)
+        assert await guarded.system.ask(GetAccessProblems()) == []
         assert (await guarded.judge(FAR, bearer=token)).outcome == "allowed"
         assert (await guarded.judge(FAR, bearer=fresh)).outcome == "allowed"
     assert refused.outcome == "unauthenticated"
     assert "use the access token" in refused.reason
+
+
+async def test_a_logout_that_is_not_on_disk_is_told(house: OpenHouse, autojump_clock: trio.testing.MockClock) -> None:
+    async with house() as guarded:
+        token = (await guarded.system.ask(CreateSessionToken())).session_token
+        guarded.hurt["broken"] = True
+        await guarded.system.ask(Logout(credential=token))
+        assert await guarded.system.ask(GetAccessProblems()) == ["logouts are not on disk yet"]
+        guarded.hurt.clear()
+        await trio.sleep(10)
+        assert await guarded.system.ask(GetAccessProblems()) == []
+
+
+class FakeTrail(Actor):
+    """Keeps what it is told."""
+
+    def __init__(self, told: list[RecordAct]) -> None:
+        super().__init__()
+        self._told = told
+
+    async def record(self, message: RecordAct) -> Done:
+        self._told.append(message)
+        return Done()
+
+
+async def test_a_wrong_credential_is_told_to_the_audit_and_an_expired_session_is_not(
+    live: LiveSettings, running: Running, autojump_clock: trio.testing.MockClock
+) -> None:
+    told: list[RecordAct] = []
+    trail = Supervisor("audit", [Child(FakeTrail, told, id="trail")])
+    made = House(live)
+    async with running(Supervisor("root", [trail, *made.tree().children])) as made.system:
+        token = (await made.system.ask(CreateSessionToken())).session_token
+        await made.system.ask(Logout(credential=token))
+        for bearer in ("pp_a-guess", token, live.access_token):
+            await made.judge(FAR, bearer=bearer)
+        await trio.sleep(1)
+    (act,) = told
+    assert (act.action, act.status, act.context) == ("use_credential", "refused", {"peer": "192.0.2.7"})
 
 
 async def test_the_guard_starts_although_the_store_never_answers(

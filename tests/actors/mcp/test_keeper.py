@@ -224,7 +224,8 @@ async def test_secrets_stand_in_no_answer_and_are_hidden_from_the_log(run_mcp: R
         status = await mcp.until(lambda status: status.error)
         assert secret in mcp.live.secrets
         assert secret not in repr(status)
-        assert secret in mcp.file.read_text()
+        assert secret not in mcp.file.read_text()
+        assert mcp.live.secret("mcp/fake/env/CANARY") == secret
 
 
 def test_the_catalogue_describes_servers_that_could_be_started() -> None:

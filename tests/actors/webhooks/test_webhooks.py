@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
+import trio
 from pocketpaw.actors.agent import Accepted, Agent, AgentContext
 from pocketpaw.actors.identity import Identity
 from pocketpaw.actors.settings import LiveSettings
@@ -23,11 +26,13 @@ from pocketpaw.actors.webhooks.webhooks import (
     Webhooks,
     WebhookView,
 )
-from pocketpaw.runtime import Child, DynamicSupervisor, Principal, Supervisor
-from pocketpaw.runtime.errors import Conflict, PocketPawError, Unauthenticated
+from pocketpaw.config import Vault
+from pocketpaw.runtime import Child, DynamicSupervisor, Message, Principal, Supervisor
+from pocketpaw.runtime.errors import Conflict, PocketPawError, Unauthenticated, Unavailable
 from pocketpaw.storage.failures import DatabaseDamaged
 from pocketpaw.storage.sessions import GetSession
 from pocketpaw.storage.turns import ListSessionTurns
+from pocketpaw.storage.webhooks import KeepWebhook, ListClearSecrets, ListStoredWebhooks, StoredWebhook
 from structlog.testing import capture_logs
 
 from ..test_turn_loop import A_MODEL_SERVER, ANN, Bench, Deeds, House, Running, Script, ScriptedRouter, names, put, use
@@ -48,6 +53,7 @@ class Doors(House):
         return (await self.system.ask(call, principal=by)).accepted
 
 
+MakeLive = Callable[..., LiveSettings]
 OpenDoors = Callable[..., AbstractAsyncContextManager[Doors]]
 
 
@@ -205,12 +211,134 @@ async def test_a_secret_is_shown_once_and_holds_until_it_is_replaced_or_the_webh
         assert {made.secret, again.secret} <= home.live.secrets
 
 
-async def test_secrets_are_known_as_such_from_the_start(doors: OpenDoors, live: LiveSettings) -> None:
+async def test_secrets_are_in_the_vault_and_known_as_such_from_the_start(doors: OpenDoors, make_live: MakeLive) -> None:
     async with doors(Script()) as home:
         made = await home.add()
-    live.secrets -= {made.secret}
-    async with doors(Script()):
-        assert made.secret in live.secrets
+        await home.add("gone")
+        await home.system.ask(RemoveWebhook(name="gone"))
+        with pytest.raises(Conflict):
+            await home.add()
+        assert await home.system.ask(ListClearSecrets()) == {}
+    again = make_live()
+    assert again.vault.read() == {"webhooks/door": made.secret}
+    assert made.secret in again.secrets
+
+
+async def test_what_is_added_at_once_has_one_secret(doors: OpenDoors) -> None:
+    async with doors(Script()) as home:
+        made: list[WebhookView] = []
+
+        async def add() -> None:
+            with suppress(Conflict):
+                made.append(await home.add())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(add)
+        (door,) = made
+        await home.hear(await home.call(b"hello", Proof(secret=door.secret)))
+
+
+async def leave_in_the_clear(home: Doors, name: str, secret: str) -> None:
+    """A webhook as a version without a vault has left it."""
+    with suppress(Conflict):
+        await home.system.ask(KeepWebhook(webhook=StoredWebhook(name, "", None)))
+    with closing(sqlite3.connect(home.live.home.database)) as database, database:
+        database.execute("UPDATE webhooks SET secret = ? WHERE name = ?", (secret, name))
+
+
+async def test_secrets_of_an_older_version_are_moved_from_the_database_and_work_as_before(
+    doors: OpenDoors, live: LiveSettings
+) -> None:
+    async with doors(Script()) as home:
+        new = await home.add("new")
+        await leave_in_the_clear(home, "door", "canary-of-the-door")
+        await leave_in_the_clear(home, "new", "canary-of-before")
+    with capture_logs() as logged:
+        async with doors(Script()) as home:
+            await home.hear(await home.call(b"hello", Proof(secret="canary-of-the-door")))
+            await home.hear(await home.call(b"hello", Proof(secret=new.secret), "new"))
+            assert await home.system.ask(ListClearSecrets()) == {}
+    assert live.vault.read() == {"webhooks/door": "canary-of-the-door", "webhooks/new": new.secret}
+    told = [line for line in logged if "secrets" in line["event"]]
+    assert [line["log_level"] for line in told] == ["info", "warning"]
+    assert told[0]["names"] == ["door", "new"]
+    assert "canary" not in repr(logged)
+    files = [path for path in live.home.root.rglob("*") if path.is_file()]
+    assert [path.name for path in files if b"canary-of" in path.read_bytes()] == []
+
+
+async def test_secrets_that_could_not_be_moved_at_the_start_are_moved_when_they_are_needed(doors: OpenDoors) -> None:
+    async with doors(Script()) as home:
+        key = home.live.home.vault_key
+        await home.add("other")
+        await leave_in_the_clear(home, "door", "canary-of-the-door")
+    key.chmod(0o644)
+    home.live.vault.refresh()
+    async with doors(Script()) as home:
+        proof = Proof(secret="canary-of-the-door")
+        with pytest.raises(Unavailable, match="the vault cannot be opened"):
+            await home.call(b"hello", proof)
+        assert await home.system.ask(ListClearSecrets()) == {"door": "canary-of-the-door"}
+        key.chmod(0o600)
+        home.live.vault.refresh()
+        await home.hear(await home.call(b"hello", proof))
+        assert await home.system.ask(ListClearSecrets()) == {}
+
+
+async def test_while_the_vault_cannot_be_opened_nothing_is_changed_and_nobody_is_let_in(
+    doors: OpenDoors, live: LiveSettings
+) -> None:
+    async with doors(Script()) as home:
+        made = await home.add()
+    refusals: list[Message[Any]] = [
+        ListWebhooks(),
+        AddWebhook(name="other"),
+        RegenerateWebhookSecret(name="door"),
+        RemoveWebhook(name="door"),
+        DeliverWebhook(name="door", body=b"", proof=Proof(secret=made.secret)),
+        DeliverWebhook(name="nosuch", body=b"", proof=Proof()),
+    ]
+    live.home.vault.write_text("{")
+    live.vault = Vault(live.home)
+    live.vault.refresh()
+    async with doors(Script()) as home:
+        for refused in refusals:
+            with pytest.raises(Unavailable, match="the vault cannot be opened") as caught:
+                await home.system.ask(refused)
+            is_from_outside = isinstance(refused, DeliverWebhook)
+            assert (str(live.home.root) in caught.value.detail) is not is_from_outside
+        assert [webhook.name for webhook in await home.system.ask(ListStoredWebhooks())] == ["door"]
+    assert live.home.vault.read_text() == "{"
+
+
+async def test_while_the_vault_is_lost_callers_from_before_get_in_and_others_learn_nothing(doors: OpenDoors) -> None:
+    async with doors(Script()) as home:
+        made = await home.add()
+        home.live.home.vault_key.unlink()
+        home.live.vault.refresh()
+        await home.hear(await home.call(b"hello", Proof(secret=made.secret)))
+        answers: set[tuple[str, str]] = set()
+        for name in ("door", "nosuch"):
+            with pytest.raises(PocketPawError) as caught:
+                await home.call(b"hello", Proof(secret="wrong"), name)
+            answers.add((caught.value.code, caught.value.detail))
+        assert len(answers) == 1
+        assert "door" not in str(answers)
+        assert str(home.live.home.root) not in str(answers)
+
+
+async def test_a_webhook_that_cannot_be_removed_from_the_vault_is_not_removed(doors: OpenDoors) -> None:
+    async with doors(Script()) as home:
+        await home.add()
+        key = home.live.home.vault_key
+        key.chmod(0o644)
+        with pytest.raises(Unavailable, match="chmod 600"):
+            await home.system.ask(RemoveWebhook(name="door"))
+        key.chmod(0o600)
+        await home.system.ask(RemoveWebhook(name="door"))
+        assert await home.system.ask(ListStoredWebhooks()) == []
+        assert home.live.vault.known() == {}
 
 
 @pytest.mark.parametrize(
