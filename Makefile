@@ -8,7 +8,7 @@ serve: .venv/.runtime
 	$(BIN)/pocketpaw serve
 
 test: .venv/.development
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/.development
 	$(BIN)/ruff check .

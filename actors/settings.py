@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import msgspec
 import structlog
@@ -33,6 +34,8 @@ from ..config.vault import MCP
 from ..runtime import Actor, Message
 from ..runtime.errors import Forbidden, InvalidInput, Unavailable
 from .access.known_credentials import ENDED_TOPIC, CredentialsEnded, is_derived
+from .access.scopes import refuse_wider
+from .channels.platforms import GUEST_SCOPES, PLATFORM_SETTINGS
 
 log = structlog.get_logger()
 
@@ -169,6 +172,7 @@ class SettingsKeeper(Actor):
             changes = self._differing(accept(message.changes, self._live.current))
         except SettingError as error:
             raise InvalidInput(str(error), field=["body", error.setting]) from error
+        refuse_wider(self.principal, self._given(changes))
         if changes:
             self._live.replace(await trio.to_thread.run_sync(self._save, changes))
         changed = self._changed(list(changes))
@@ -230,6 +234,13 @@ class SettingsKeeper(Actor):
             for name, value in written.items()
             if (name not in untouched if value is None else value != getattr(live.current, name) or name in faulty)
         }
+
+    def _given(self, changes: dict[str, object]) -> list[str]:
+        """The scopes that people on channels come to by these changes."""
+        before = self._live.current.channel_scopes
+        wanted = changes.get("channel_scopes", before)
+        after = {*cast("tuple[str, ...]", SETTINGS["channel_scopes"].default if wanted is None else wanted)}
+        return sorted(after | GUEST_SCOPES if changes.keys() & PLATFORM_SETTINGS else after - {*before})
 
     def _changed(self, updated: list[str]) -> Changed:
         live = self._live

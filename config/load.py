@@ -157,12 +157,13 @@ class _Layer(msgspec.Struct, frozen=True, kw_only=True):
         place = self.place(error.setting)
         line = self.document.line_of(error.setting) if self.document else None
         where = f"line {line} of {place}" if line else place
+        hint = f"Correct it in {where}, or take it out." if self.path else f"Correct {where}, or leave it out."
         return Problem(
             setting=error.setting,
             source=place,
             line=line,
             message=f"{error}; using the {used if used == DEFAULT else f'value from {used}'}",
-            fix_hint=f"Correct it in {where}, or take it out." if self.path else f"Correct {where}, or leave it out.",
+            fix_hint=f"Set {error.setting} anew." if self.source == VAULT else hint,
         )
 
 

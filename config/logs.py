@@ -26,6 +26,9 @@ REDACTED = "[secret]"
 SHORTEST_SECRET = 6
 """A shorter text is found in too many ordinary words to be taken out of them."""
 
+LONGEST_IN_PATTERN = 1000
+"""A longer text is looked for by itself: to compile one of a megabyte takes seconds, in which all else stands still."""
+
 REPEATS = 5
 REPEAT_WINDOW_S = 60.0
 """Of lines with the same event, level and actor, at most `REPEATS` are written in this time; the rest is counted."""
@@ -40,12 +43,15 @@ class Redactor:
     def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets
         self._known: frozenset[str] = frozenset()
+        self._long: list[str] = []
         self._pattern: re.Pattern[str] | None = None
 
     def text(self, text: str) -> str:
         secrets = self._secrets()
         if secrets is not self._known:
-            self._pattern, self._known = _pattern(secrets), secrets
+            (self._long, self._pattern), self._known = _wanted(secrets), secrets
+        for form in self._long:
+            text = text.replace(form, REDACTED)
         return text if self._pattern is None else self._pattern.sub(REDACTED, text)
 
     def value(self, value: object, depth: int = 0) -> object:
@@ -96,7 +102,8 @@ def configure(
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
 
 
-def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
+def _wanted(secrets: frozenset[str]) -> tuple[list[str], re.Pattern[str] | None]:
+    """The long texts to look for, and a pattern of the others."""
     forms = {
         form
         for secret in secrets
@@ -104,7 +111,8 @@ def _pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
         for form in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe=""))
     }
     longest_first = sorted(forms, key=len, reverse=True)  # of two secrets that begin alike, none may be left in part
-    return re.compile("|".join(map(re.escape, longest_first))) if forms else None
+    short = [form for form in longest_first if len(form) <= LONGEST_IN_PATTERN]
+    return longest_first[: -len(short) or None], re.compile("|".join(map(re.escape, short))) if short else None
 
 
 class _Threshold:

@@ -10,6 +10,9 @@ import msgspec
 MASK = "…"
 """Stands for what is not shown; no credential holds it, so a value that does was masked by us and written back."""
 
+LONGEST_TEXT = 8192
+"""Characters: every secret is looked for in each line of the log, and the vault is written whole at each change."""
+
 _MASKED_WHOLE_BELOW = 20  # of a shorter secret, the seven characters that a mask shows would give too much away
 _PASSWORD_IN_URL = re.compile(r"(?P<before>://[^:/@\s]*:|[?&]password=)(?P<password>(?<=:)\S+(?=@)|(?<==)[^&\s]+)")
 _SWITCH_WORDS: dict[str, bool] = {
@@ -153,6 +156,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
             raise self._refusal(reason, value) from None
         if not all(text.isprintable() for text in _texts(converted)):
             raise self._refusal("expected one line of printable text", value)
+        if (longest := max(map(len, _texts(converted)), default=0)) > LONGEST_TEXT:
+            raise self._refusal(f"expected at most {LONGEST_TEXT} characters, got {longest}", value)
         return converted
 
     def _tidied(self, value: object) -> object:

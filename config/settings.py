@@ -40,6 +40,10 @@ Price = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?/\d+(\.\d+)?$")]
 Identifier = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 ChannelScope = Annotated[str, msgspec.Meta(pattern=r"^[a-z]+(:[a-z]+)?$")]
 
+NoticeChat = Annotated[
+    str, msgspec.Meta(pattern=r"^(discord|slack|whatsapp|telegram|signal|matrix|teams|google_chat|gchat):\S+$")
+]
+
 _BACKENDS = "auto, embedded, openai_compatible, anthropic, ollama, litellm, openrouter, gemini or cli:<name>"
 _RULE = "rules such as shell(git *), read_* or telegram@web_fetch"
 _TOKEN_LIMIT = "Longest reply to ask for; 0 leaves it to the server."  # noqa: S105 - a help sentence
@@ -261,7 +265,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     notifications_enabled: Annotated[bool, about("Send notices of reminders and of trouble.")] = True
     notification_channels: Annotated[
-        tuple[str, ...], about("Where notices go, each as channel:chat, as telegram:42.")
+        tuple[NoticeChat, ...],
+        about(
+            "Where notices of reminders and of trouble go, each as channel:chat.", expects="chats such as telegram:42"
+        ),
     ] = ()
     channel_autostart: Annotated[
         dict[str, bool], about("Channels, by name, that start (true) or stay off (false); a configured one starts.")

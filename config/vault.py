@@ -168,9 +168,6 @@ class Vault:
     def _open(self) -> dict[str, str]:
         entries = self._entries()
         keys = {key.id: key for key in self._keys()}
-        if keys and not self.path.exists():
-            hint = f"Put {self.path} back, or delete {self.key_path} too to begin anew; then restart the daemon."
-            raise VaultError(self.path, "the vault is gone, but its key is there", hint)
         if not entries:
             return {}
         if not keys:
@@ -190,6 +187,9 @@ class Vault:
     def _entries(self) -> dict[str, _Sealed]:
         data = self._data(self.path)
         if data is None:
+            if self.key_path.exists() and not self.path.exists():  # looked for again: the first secret makes both
+                hint = f"Put {self.path} back, or delete {self.key_path} too to begin anew; then restart the daemon."
+                raise VaultError(self.path, "the vault is gone, but its key is there", hint)
             return {}
         try:
             version = msgspec.json.decode(data, type=_Form).version

@@ -12,6 +12,7 @@ from quart import Response
 
 from ..actors.channels.chat_platform import DeliveryUnsure, NotDelivered
 from ..runtime.errors import (
+    ActorDied,
     AskTimeout,
     BadRequest,
     Conflict,
@@ -49,6 +50,8 @@ class InternalError(PocketPawError):
 
     code = "internal_error"
 
+
+CRASH = re.compile(r"crashed \((\w+)\b.*\)", re.DOTALL)
 
 STATUS: Mapping[type[PocketPawError], HTTPStatus] = {
     BadRequest: HTTPStatus.BAD_REQUEST,
@@ -125,7 +128,12 @@ def error_body(error: PocketPawError) -> Problem | InvalidRequest:
         loc = cast("Sequence[Place]", (field,) if isinstance(field, str) else field)
         return InvalidRequest([InvalidField(list(loc), error.detail, str(error.data.get("type", "value_error")))])
     named = {name: str(error.data[name]) for name in NAMED_IN_BODY if name in error.data}
-    return Problem(error.detail, error.code, **named)
+    return Problem(_told(error), error.code, **named)
+
+
+def _told(error: PocketPawError) -> str:
+    """The error's sentence. What a crash itself said may quote anything, as a statement's parameters: health has it."""
+    return CRASH.sub(r"crashed (\1; see health/errors)", error.detail) if isinstance(error, ActorDied) else error.detail
 
 
 def invalid_input(error: msgspec.DecodeError | UnicodeDecodeError | RecursionError, where: str) -> InvalidInput:

@@ -151,13 +151,12 @@ _AFTER = (
     .order_by(audit.c.id)
     .limit(bindparam("limit"))
 )
-_HEAD = select(audit.c.id, audit.c.hash).order_by(audit.c.id.desc()).limit(1)
+_HEAD = select(audit.c.id, cast(audit.c.hash, LargeBinary)).order_by(audit.c.id.desc()).limit(1)
 _BASE = select(audit_archives.c.last_id, audit_archives.c.last_hash).order_by(audit_archives.c.last_id.desc()).limit(1)
 _ARCHIVED = select(func.coalesce(func.max(audit_archives.c.last_id), 0)).scalar_subquery()
-_HASH = select(audit.c.hash).where(audit.c.id == bindparam("of_id"))
+_HASH = select(cast(audit.c.hash, LargeBinary)).where(audit.c.id == bindparam("of_id"))
 _LAST_ID = select(func.max(audit.c.id))
 _ONE = _ENTRIES.where(audit.c.id == bindparam("of_id"))
-_RAW_HASH = select(cast(audit.c.hash, LargeBinary)).where(audit.c.id == bindparam("of_id"))
 _INSERT = insert(audit)
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -185,7 +184,7 @@ def get_audit_extent(connection: Connection, _message: GetAuditExtent) -> AuditE
 
 @query
 def get_audit_hash(connection: Connection, message: GetAuditHash) -> str | None:
-    return connection.execute(_HASH, {"of_id": message.id}).scalar()
+    return hash_of(connection, message.id)
 
 
 @query
@@ -214,8 +213,14 @@ def extent(connection: Connection) -> AuditExtent:
     archived = connection.execute(_BASE).first()
     base = AuditHead() if archived is None else AuditHead(*archived)
     newest = connection.execute(_HEAD).first()
-    head = base if newest is None or newest.id <= base.id else AuditHead(*newest)
+    head = base if newest is None or newest[0] <= base.id else AuditHead(newest[0], _legible_part(newest[1]))
     return AuditExtent(base, head)
+
+
+def hash_of(connection: Connection, of_id: int) -> str | None:
+    """The hash of an entry, or what is left of it; None if there is no such entry."""
+    raw: bytes | None = connection.execute(_HASH, {"of_id": of_id}).scalar()
+    return None if raw is None else _legible_part(raw)
 
 
 def link(previous: AuditHead, act: Act) -> str:
@@ -321,10 +326,14 @@ def _legible(
 
 
 def _ruin(connection: Connection, of_id: int) -> AuditEntry:
-    raw: object = connection.execute(_RAW_HASH, {"of_id": of_id}).scalar()
-    kept = raw.decode(errors="replace") if isinstance(raw, bytes) else ""
+    kept = hash_of(connection, of_id) or ""
     text = "This entry was changed, and cannot be read any more."
     return AuditEntry(str(of_id), datetime.fromtimestamp(0, UTC), "", "", "", text, {}, "", "", kept)
+
+
+def _legible_part(raw: bytes) -> str:
+    """What is left of a hash: whoever goes on from it must not fail for what it has become."""
+    return raw.decode(errors="replace")
 
 
 def _read(row: AnyRow) -> AuditEntry:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from ..runtime.errors import Conflict
 from ..runtime.message import Done, Message
-from .audit import AuditHead, extent
+from .audit import AuditHead, extent, hash_of
 from .registry import command, query
 from .tables import audit, audit_archives, utc_now
 
@@ -54,14 +54,13 @@ _LIST = select(
 ).order_by(audit_archives.c.last_id)
 _INSERT = insert(audit_archives)
 _FIRST = select(func.min(audit.c.id))
-_HASH = select(audit.c.hash).where(audit.c.id == bindparam("of_id"))
 _DROP = delete(audit).where(audit.c.id <= bindparam("up_to"))
 
 
 @command
 def archive_audit(connection: Connection, message: ArchiveAudit) -> Done:
     base, head = extent(connection).base, message.head
-    if head.id <= base.id or connection.execute(_HASH, {"of_id": head.id}).scalar() != head.hash:
+    if head.id <= base.id or hash_of(connection, head.id) != head.hash:
         raise Conflict(f"the audit has no entry {head.id} that could be archived")
     row = {
         "first_id": base.id + 1,

@@ -35,11 +35,13 @@ class Notice(msgspec.Struct, frozen=True):
 class DeliverReminders(Message[list[Notice]], to="store/writer"):
     """Give the reminders that are pending to their sessions, oldest first: the note and the run's end are one.
 
-    So is what goes to the chat that a session is of, on whichever platform.
+    So is what goes to the chat that a session is of, on whichever platform, and to each of `chats`, named by channel
+    and chat.
     """
 
     claim: str
     now: datetime
+    chats: list[tuple[str, str]] = msgspec.field(default_factory=list[tuple[str, str]])
     limit: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 100
 
 
@@ -87,7 +89,7 @@ def deliver_reminders(connection: Connection, message: DeliverReminders) -> list
         _PENDING_REMINDERS, {"limit": message.limit}
     ).all():
         notice = Notice(*told)
-        _send(connection, notice, run_id, message.now)
+        _send(connection, notice, run_id, message)
         if known_session is None:
             notice = msgspec.structs.replace(notice, session_id=None)
         else:
@@ -98,11 +100,15 @@ def deliver_reminders(connection: Connection, message: DeliverReminders) -> list
     return notices
 
 
-def _send(connection: Connection, notice: Notice, run_id: int, now: datetime) -> None:
-    """Say it in the chat that it was made in, if it was, also where its session was deleted."""
-    chat = connection.execute(_CHAT_OF, {"of_session": notice.session_id}).first()
-    if chat is not None:
-        add_line(connection, Line(f"reminder:{run_id}", *chat, text=f"Reminder: {notice.text[:SENT_CHARS]}"), now)
+def _send(connection: Connection, notice: Notice, run_id: int, message: DeliverReminders) -> None:
+    """Say it in the chat that it was made in, if it was, also where its session was deleted; and where else, once."""
+    text = f"Reminder: {notice.text[:SENT_CHARS]}"
+    own = connection.execute(_CHAT_OF, {"of_session": notice.session_id}).first()
+    if own is not None:
+        add_line(connection, Line(f"reminder:{run_id}", *own, text=text), message.now)
+    for channel, chat in message.chats:
+        if own is None or (channel, chat) != (own.channel, own.chat):
+            add_line(connection, Line(f"reminder:{run_id}:{channel}:{chat}", channel, chat, "", text), message.now)
 
 
 def _note(connection: Connection, notice: Notice, provenance: list[str] | None, now: datetime) -> None:

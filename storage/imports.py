@@ -1,7 +1,8 @@
 """What another PocketPaw's home held, put where it belongs here.
 
 Invariant: what is here is never changed, and what was taken once is not taken again: each thing keeps the name that it
-had there, or is known by its words. With `dry_run` nothing is kept, and the answer is the same.
+had there, or is known by its words. With `dry_run` nothing is kept, and the answer is the same, but that what stands
+there twice is told twice.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from ..runtime.message import Done, Message
 from .outbox import Line, add_line
 from .pairings import is_paired, redeem_code
 from .registry import command, query
-from .tables import AnyRow, conversations, inbox, strangers, turns
+from .tables import AnyRow, conversations, inbox, outbox, strangers, turns
 
 Standing = Literal["trusted", "guest", "stranger"]
 """Trusted: named by the operator, or paired. A guest may talk, because everybody may there; a stranger may not."""
@@ -86,6 +86,27 @@ class TakeIn(Message[Taken], to="store/writer"):
     now: datetime
 
 
+class PruneChannels(Message[Done], to="store/writer"):
+    """Forget what was answered, said or given up before a time; until then a repeat of it is known to be one."""
+
+    before: datetime
+
+
+class Recognized(msgspec.Struct, frozen=True):
+    """`is_known`: the message was taken in before."""
+
+    is_known: bool
+    is_paired: bool
+
+
+class Recognize(Message[Recognized], to="store/reader"):
+    """Say what is known of a message and of its sender before it is taken in."""
+
+    channel: str
+    key: str
+    sender: str
+
+
 class AnswerInbound(Message[Done], to="store/writer"):
     """Put the answer to a message into the outbox, in parts, and be done with it; once answered it stays so."""
 
@@ -114,6 +135,8 @@ _ANSWERED = (
     .where(inbox.c.id == bindparam("row_id"), inbox.c.state == "open")
     .values(state="answered", text="", media=[], answered_at=bindparam("now"))
 )
+_PRUNE_INBOX = delete(inbox).where(inbox.c.state == "answered", inbox.c.answered_at < bindparam("before"))
+_PRUNE_OUTBOX = delete(outbox).where(outbox.c.created_at < bindparam("before"))
 _OF_CHAT = (
     conversations.c.channel == bindparam("of_channel"),
     conversations.c.chat == bindparam("of_chat"),
@@ -161,6 +184,19 @@ def answer_inbound(connection: Connection, message: AnswerInbound) -> Done:
     if found.state == "open":
         _answer(connection, _read(found), message.parts, message.now)
     return Done()
+
+
+@command
+def prune_channels(connection: Connection, message: PruneChannels) -> Done:
+    for forget in (_PRUNE_INBOX, _PRUNE_OUTBOX):
+        connection.execute(forget, {"before": message.before})
+    return Done()
+
+
+@query
+def recognize(connection: Connection, message: Recognize) -> Recognized:
+    known = connection.execute(_BY_KEY, {"of_channel": message.channel, "of_key": message.key}).first()
+    return Recognized(known is not None, is_paired(connection, message.channel, message.sender))
 
 
 @query

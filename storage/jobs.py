@@ -86,6 +86,9 @@ class ChangeJob(Message[Job], to="store/writer"):
     context_sources: list[str] | None = None
     enabled: bool | None = None
     next_slot: datetime | msgspec.UnsetType | None = msgspec.UNSET
+    principal: str | None = None
+    scopes: list[str] | None = None
+    provenance: list[str] | None = None
 
 
 class DeleteJob(Message[Done], to="store/writer"):
@@ -168,6 +171,10 @@ def add_job(connection: Connection, message: AddJob) -> Job:
     return load_job(connection, message.job.id, message.job.kind)
 
 
+_PUT = ("name", "prompt", "schedule", "enabled", "principal", "scopes", "provenance")
+"""What `PutJob` changes of a job that is there."""
+
+
 @command
 def put_job(connection: Connection, message: PutJob) -> Job:
     job = message.job
@@ -175,7 +182,7 @@ def put_job(connection: Connection, message: PutJob) -> Job:
     if known is None:
         return add_job(connection, AddJob(job=job))
     was = read_job(known)
-    if (was.name, was.prompt, was.schedule, was.enabled) == (job.name, job.prompt, job.schedule, job.enabled):
+    if all(getattr(was, name) == getattr(job, name) for name in _PUT):
         return was
     keeps_slot = (was.schedule, was.enabled) == (job.schedule, job.enabled)
     change = ChangeJob(
@@ -186,6 +193,9 @@ def put_job(connection: Connection, message: PutJob) -> Job:
         schedule=job.schedule,
         enabled=job.enabled,
         next_slot=msgspec.UNSET if keeps_slot else job.next_slot,
+        principal=job.principal,
+        scopes=job.scopes,
+        provenance=job.provenance,
     )
     return change_job(connection, change)
 
@@ -198,6 +208,9 @@ def change_job(connection: Connection, message: ChangeJob) -> Job:
         "schedule": message.schedule,
         "context_sources": message.context_sources,
         "enabled": message.enabled,
+        "principal": message.principal,
+        "scopes": message.scopes,
+        "provenance": message.provenance,
     }
     changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     if not isinstance(message.next_slot, msgspec.UnsetType):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
 import shutil
@@ -13,8 +14,6 @@ from pathlib import Path
 from ..runtime.errors import Unavailable
 from .failures import DAMAGE, PRIMARY_CODE, DatabaseDamaged, damaged, sqlite_cause
 
-HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat2.html, section 1.3
-PAGE_SIZE_AT = slice(16, 18)
 CHECKED_AT_START_BYTES = 64 * 1024 * 1024  # above it, the health engine's thorough check has to do
 BACKUPS_KEPT = 3
 BUSY_TIMEOUT_S = 5.0
@@ -36,12 +35,18 @@ def require_sound(path: Path) -> None:
 
 
 def mark_as_made(path: Path) -> Path:
-    """Leave a file beside the database, by which one that was emptied or is gone is known from a new one."""
+    """Leave a file beside a database that is new, by which one that was emptied or is gone is known from a new one.
+
+    From then on all of its files are their owner's alone.
+    """
     marker = _beside(path, ".made")
     if marker.exists():
         return marker
     try:
         marker.write_text(f"{path.name} was made at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}; keep this file beside it\n")
+        for made in (marker, path, _beside(path, "-wal"), _beside(path, "-shm")):
+            if made.exists():
+                made.chmod(0o600)  # SQLite gives the files that it makes later the database's mode
     except OSError as error:
         raise Unavailable(f"cannot write {marker}: {error.strerror}", path=str(marker)) from error
     return marker
@@ -85,30 +90,35 @@ def _damage(path: Path) -> str | None:
         return f"the file is gone (to begin anew, delete {marker} too)" if marker.exists() else None
     if path.stat().st_size == 0:
         return "the file is empty, but held data before" if has_log or marker.exists() else None
-    with path.open("rb") as file:
-        header = file.read(PAGE_SIZE_AT.stop)
-    if not header.startswith(HEADER):
-        return "the file is not a SQLite database"
-    page_size = int.from_bytes(header[PAGE_SIZE_AT], "big")
-    if not has_log and page_size > 1 and path.stat().st_size % page_size:  # 1 stands for 65,536
-        return "the file is cut off within a page"
-    return _check(path)
+    if path.is_dir():
+        return f"it cannot be read ({os.strerror(errno.EISDIR)})"
+    if not os.access(path, os.R_OK):
+        return f"it cannot be read ({os.strerror(errno.EACCES)})"
+    return _check(path, has_log=has_log)
 
 
-def _check(path: Path) -> str | None:
-    """Let SQLite look at it, read-only: so it neither replays the log into the file nor cuts the log."""
+def _check(path: Path, *, has_log: bool) -> str | None:
+    """Let SQLite look at it, read-only: so it neither replays the log into the file nor cuts the log.
+
+    SQLite alone may open the file: whoever else in this process closes it takes the locks of connections that are open
+    (sqlite.org/howtocorrupt.html, section 2.2), and any program that then looks at the database deletes its log.
+    """
     try:
         with closing(
             sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
         ) as connection:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+            if not has_log and path.stat().st_size % page_size:
+                return "the file is cut off within a page"
             if path.stat().st_size > CHECKED_AT_START_BYTES:
                 return None
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             return None if verdict == "ok" else str(verdict)
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & PRIMARY_CODE in DAMAGE:
-            return str(error)
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & PRIMARY_CODE
+        if code in DAMAGE:
+            return "the file is not a SQLite database" if code == sqlite3.SQLITE_NOTADB else str(error)
         cause = _surroundings(path) or sqlite_cause(error)
         raise Unavailable(f"the database {path} cannot be used: {cause}", path=str(path), cause=cause) from error
 

@@ -299,7 +299,7 @@ index_content(memories)
 api_keys = Table(
     "api_keys",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", PlainText, primary_key=True),
     Column("name", PlainText, nullable=False),
     Column("prefix", Text, nullable=False),  # the key's beginning, by which people tell it from others
     Column("digest", Text, nullable=False, unique=True),
@@ -351,7 +351,7 @@ webhooks = Table(
 kits = Table(
     "kits",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", PlainText, primary_key=True),
     Column("config", Json, nullable=False),
     Column("user_values", Json, nullable=False),
     Column("active", Boolean, nullable=False),
@@ -364,7 +364,7 @@ kits = Table(
 jobs = Table(
     "jobs",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", PlainText, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("name", PlainText, nullable=False),
     Column("prompt", PlainText, nullable=False),

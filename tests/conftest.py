@@ -14,15 +14,38 @@ import psutil
 import pykka
 import pytest
 import trio
+from hypothesis import settings
 from pocketpaw.runtime import ActorSystem, Report, Supervisor
 
 faulthandler.enable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The default run tries the same examples each time, and none is too slow; the soaks go and look for new ones."""
+    settings.register_profile("steady", deadline=None, derandomize=True)
+    settings.register_profile("searching", deadline=None)
+    settings.load_profile("searching" if config.getoption("markexpr") == "soak" else "steady")
+
+
+COLLECTED = pytest.StashKey[frozenset[str]]()
 
 SETTLE_S = 3.0
 """Real time that threads and processes get to vanish after they were ended."""
 
 Running = Callable[..., AbstractAsyncContextManager[ActorSystem]]
 Eventually = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Remember what was collected, before any of it is deselected."""
+    config.stash[COLLECTED] = frozenset(item.nodeid.partition("[")[0] for item in items)
+
+
+@pytest.fixture
+def collected(request: pytest.FixtureRequest) -> frozenset[str]:
+    """The tests that this run has found, selected or not."""
+    return request.config.stash[COLLECTED]
 
 
 def _left_open() -> Counter[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import msgspec
 import structlog
 
 from ...runtime import Actor, Done, Message
-from ...runtime.errors import Forbidden, InvalidInput
+from ...runtime.errors import InvalidInput
 from ...storage.api_keys import (
     AddApiKey,
     AddedKey,
@@ -23,7 +22,7 @@ from ...storage.api_keys import (
     ReplaceApiKey,
 )
 from .known_credentials import KEY_PREFIX, GetUnsavedUses, LearnCredentials, TakeNote
-from .scopes import Scope, beyond
+from .scopes import Scope, refuse_wider
 from .session_tokens import digest
 
 log = structlog.get_logger()
@@ -86,7 +85,7 @@ class ApiKeys(Actor):
         if message.expires_at is not None and message.expires_at <= datetime.now(UTC):
             raise InvalidInput("expected a time in the future", field="expires_at")
         scopes = list(dict.fromkeys(message.scopes))
-        self._refuse_wider(scopes)
+        refuse_wider(self.principal, scopes)
         key, pair = _new_key()
         by = self.principal.name
         command = AddApiKey(new=pair, name=message.name, scopes=[*scopes], expires_at=message.expires_at, created_by=by)
@@ -95,7 +94,7 @@ class ApiKeys(Actor):
         return made
 
     async def rotate(self, message: RotateApiKey) -> NewApiKey:
-        self._refuse_wider((await self.ask(LoadApiKey(key_id=message.key_id))).scopes)
+        refuse_wider(self.principal, (await self.ask(LoadApiKey(key_id=message.key_id))).scopes)
         key, pair = _new_key()
         by = self.principal.name
         made = await self._made(key, await self.ask(ReplaceApiKey(key_id=message.key_id, new=pair, created_by=by)))
@@ -118,10 +117,6 @@ class ApiKeys(Actor):
         await self.ask(TakeNote(credentials=added.changed))
         kept = added.key
         return NewApiKey(key, kept.id, kept.name, kept.prefix, kept.scopes, kept.created_at, kept.expires_at)
-
-    def _refuse_wider(self, scopes: Sequence[str]) -> None:
-        if missing := beyond(self.principal, scopes):
-            raise Forbidden(f"nobody can give what they do not have: {', '.join(missing)}", scope=missing[0])
 
 
 def _new_key() -> tuple[str, KeyPair]:

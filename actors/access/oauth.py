@@ -35,7 +35,7 @@ from ..settings import LiveSettings
 from . import consent_tickets
 from .known_credentials import ACCESS_PREFIX, REFRESH_PREFIX, LearnCredentials, TakeNote, is_derived
 from .oauth_clients import check_redirect, redirects_of
-from .scopes import SCOPES, beyond
+from .scopes import SCOPES, refuse_wider
 from .session_tokens import digest
 
 log = structlog.get_logger()
@@ -200,8 +200,7 @@ class OAuth(Actor):
             raise BadRequest(f"scope: expected some of {' '.join(SCOPES)}, got {wish.scope!r}")
         if is_derived(self.principal):
             raise Forbidden("only a person gives access, not an API key or another program")
-        if missing := beyond(self.principal, scopes):
-            raise Forbidden(f"nobody can give what they do not have: {', '.join(missing)}", scope=missing[0])
+        refuse_wider(self.principal, scopes)
         return scopes
 
     def _shown(self, wish: Wish, credential: str | None) -> list[str | None]:

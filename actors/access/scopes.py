@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from ...runtime import Principal
+from ...runtime.errors import Forbidden
 
 Scope = Literal[
     "chat",
@@ -46,6 +47,7 @@ MEANING: Mapping[Scope, str] = {
 }
 
 
-def beyond(principal: Principal, scopes: Sequence[str]) -> list[str]:
-    """Those of `scopes` that `principal` does not have, and so cannot give to anybody."""
-    return [scope for scope in scopes if not principal.may(scope)]
+def refuse_wider(principal: Principal, scopes: Sequence[str]) -> None:
+    """Raise Forbidden, naming what is missing, if `principal` does not have each of `scopes` to give away."""
+    if missing := [scope for scope in scopes if not principal.may(scope)]:
+        raise Forbidden(f"nobody can give what they do not have: {', '.join(missing)}", scope=missing[0])

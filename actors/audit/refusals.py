@@ -14,6 +14,7 @@ from ...storage.audit import Act
 WINDOW_S = 60.0
 KINDS = 1_000
 """Kinds of attempts that are told apart at a time; beyond it, all others count as one kind."""
+OTHERS = "others"
 
 
 class _Window:
@@ -33,12 +34,12 @@ class Refusals:
         """Whether it is to be told at once; otherwise it is counted."""
         kind: Hashable = (act.actor, act.action, act.context.get("peer"))
         if kind not in self._windows and len(self._windows) >= KINDS:
-            kind = "others"
+            kind = OTHERS
         window = self._windows.get(kind)
         if window is not None and (now < window.ends or window.more):  # what was counted is told by `ended` alone
             window.more += 1
             return False
-        self._windows[kind] = _Window(act, now + WINDOW_S)
+        self._windows[kind] = _Window(act if kind != OTHERS else _mixed(act.category), now + WINDOW_S)
         return True
 
     def ended(self, now: float) -> list[Act]:
@@ -52,3 +53,8 @@ def _together(act: Act, more: int) -> Act:
     context = {"peer": act.context.get("peer"), "times": more}
     text = f"{more} more within {WINDOW_S:g} s: {act.description}"
     return msgspec.structs.replace(act, description=text, context=context, trace_id="")
+
+
+def _mixed(category: str) -> Act:
+    text = "attempts of more kinds than are told apart"
+    return Act(actor="several", action=OTHERS, category=category, description=text, status="refused")

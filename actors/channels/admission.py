@@ -10,10 +10,7 @@ from ...config.settings import Settings
 from ...runtime import Principal
 from ...storage.inbox import Inbound, Standing
 from .chat_platform import Heard
-from .platforms import PlatformInfo
-
-GUEST_SCOPES = frozenset({"chat"})
-"""Of whoever may talk only because everybody may there: what they say is outside content, too."""
+from .platforms import GUEST_SCOPES, PlatformInfo
 
 CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 CODE_LENGTH = 10

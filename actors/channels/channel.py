@@ -8,6 +8,7 @@ before it is tried. So a new life goes on from there.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar, TypeVar
 
@@ -25,7 +26,7 @@ from ...runtime.errors import (
     TransientFailure,
     Unavailable,
 )
-from ...storage.inbox import AnswerInbound, Inbound, ListOpenInbound, TakeIn
+from ...storage.inbox import AnswerInbound, Inbound, ListOpenInbound, Recognize, Standing, TakeIn
 from ...storage.outbox import RecoverOutbox
 from ...storage.tool_calls import CallRecord, ListWaitingCalls
 from ..agent import StopTurn
@@ -174,6 +175,8 @@ class Channel(Actor):
         """Take in a message; returns when it is on disk."""
         command = wording.command_in(heard.text)
         code = code_in(heard.text) if heard.is_direct else None
+        standing = standing_of(self.info, self.settings, heard)
+        media, remarks = await self._media(heard, standing)
         taken = await self.ask_store(
             TakeIn(
                 channel=self.info.name,
@@ -184,9 +187,9 @@ class Channel(Actor):
                 sender=heard.sender,
                 sender_name=heard.sender_name,
                 is_direct=heard.is_direct,
-                text=heard.text[:TEXT_LIMIT],
-                media=list(heard.media),
-                standing=standing_of(self.info, self.settings, heard),
+                text="\n".join([heard.text[:TEXT_LIMIT], *remarks]).strip(),
+                media=list(media),
+                standing=standing,
                 session_base=session_base(self.info.name, heard.chat, heard.thread or ""),
                 code_digest=digest_of(code) if code is not None else None,
                 answer=wording.ANSWERS[command] if command is not None else None,
@@ -205,6 +208,15 @@ class Channel(Actor):
             elif taken.is_paired:
                 await self._record_pairing(inbound)
         self.deliverer.wake()
+
+    async def _media(self, heard: Heard, standing: Standing) -> tuple[Sequence[str], Sequence[str]]:
+        """What came with a message; of strangers, and with a repeat, nothing is fetched."""
+        if heard.fetch is None:
+            return heard.media, ()
+        known = await self.ask_store(Recognize(channel=self.info.name, key=heard.key, sender=heard.sender))
+        if known.is_known or (standing == "stranger" and not known.is_paired):
+            return (), ()
+        return await heard.fetch()
 
     async def _record_pairing(self, inbound: Inbound) -> None:
         act = RecordAct(

@@ -6,12 +6,12 @@ what is to be said is on disk before it is tried, so a platform itself keeps not
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Protocol
 
 import msgspec
 
-from ...runtime.errors import PocketPawError
+from ...runtime.errors import PocketPawError, TooManyRequests
 
 
 class NotDelivered(PocketPawError):
@@ -26,12 +26,27 @@ class DeliveryUnsure(PocketPawError):
     code = "delivery_unsure"
 
 
+LONGEST_PAUSE_S = 3600.0
+
+
+def pause_asked(error: TooManyRequests, otherwise_s: float) -> float:
+    """For how long a platform wants to be left alone, within reason."""
+    asked = error.data.get("retry_after_s")
+    pause_s = float(asked) if isinstance(asked, int | float) else otherwise_s
+    return min(max(pause_s, 0.0), LONGEST_PAUSE_S)
+
+
+Fetch = Callable[[], Awaitable[tuple[Sequence[str], Sequence[str]]]]
+"""Fetches the files that came with a message: their paths, and a remark for each that could not be had."""
+
+
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
     """A message that somebody sent.
 
     `key` is the platform's own name for it: a repeat has the same. `chat`, `thread` and `ref` are the platform's, and
     opaque to all others: where an answer goes, and which message it answers. `sender` is the person's lasting id there.
-    `media` are the paths of files that came with it, fetched already.
+    `media` are the paths of files that came with it, fetched already; with `fetch` they are fetched once it is known
+    that the sender may talk, so that strangers fill no disk.
     """
 
     key: str
@@ -43,6 +58,7 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     thread: str | None = None
     ref: str | None = None
     media: tuple[str, ...] = ()
+    fetch: Fetch | None = None
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ import trio
 from ...runtime.child import CONNECTOR
 from ...runtime.errors import NeedsOperator, PocketPawError, TooManyRequests, TransientFailure
 from ...storage.outbox import ClaimDelivery, EndDelivery, Outgoing
-from .chat_platform import DeliveryUnsure, NotDelivered, Place
+from .chat_platform import DeliveryUnsure, NotDelivered, Place, pause_asked
 from .wording import REPEAT_MARK
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ class Deliverer:
     def _back_off(self, outgoing: Outgoing, error: PocketPawError | None = None) -> float:
         """Leave the platform alone for a while, and this message for longer; returns for how long."""
         if isinstance(error, TooManyRequests):
-            asked = error.data.get("retry_after_s")
-            pause_s = float(asked) if isinstance(asked, int | float) else RETRY_AFTER_S
+            pause_s = pause_asked(error, RETRY_AFTER_S)
             self.pause(pause_s)
             return pause_s
         self._failures += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -13,19 +12,18 @@ import structlog
 import trio
 
 from ...config import SETTINGS
-from ...config.private_file import temporaries
 from ...runtime import CONNECTOR
 from ...runtime.errors import NeedsOperator, PocketPawError, TooManyRequests, TransientFailure
 from ...runtime.exits import leaf
 from ..models.connections import Connections
-from ..models.wire_error import UNREADABLE
 from .chat_platform import Hear, NotDelivered, Place
 from .discord_attachments import Attachments
 from .discord_gateway import Event, GatewayConnection
 from .discord_message import Message, heard_of
 from .discord_rest import DiscordRest, Page
-from .discord_session import KnownChannel, Session, SessionFile
+from .discord_session import UNREADABLE, KnownChannel, Session, SessionFile
 from .discord_socket import open_socket
+from .leftovers import sweep
 
 if TYPE_CHECKING:
     from ..settings import LiveSettings
@@ -99,7 +97,7 @@ class Discord:
 
     async def listen(self, hear: Hear, proven: Callable[[], None]) -> None:
         """Hear until it fails. A connection that had proven itself is followed by the next at once, and resumed."""
-        await trio.to_thread.run_sync(_sweep, self._folder)
+        await trio.to_thread.run_sync(sweep, self._folder)
         self._session = await self._file.load()
         try:
             async with trio.open_nursery() as nursery:
@@ -250,12 +248,3 @@ class Discord:
 def _channel(place: Place) -> str:
     """A thread is a channel of its own."""
     return place.thread or place.chat
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a daemon that was killed left half written."""
-    for leftover in (*temporaries(folder), *temporaries(folder / "media")):
-        try:
-            leftover.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("a file that is half written cannot be removed", file=str(leftover), reason=error.strerror)

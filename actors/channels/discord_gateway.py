@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -17,9 +17,8 @@ import trio
 
 from ...runtime.errors import NeedsOperator, PocketPawError, TransientFailure
 from ...runtime.exits import leaf
-from ..models.wire_error import UNREADABLE
 from .discord_rest import quote
-from .discord_session import Session
+from .discord_session import UNREADABLE, Session
 
 log = structlog.get_logger()
 
@@ -78,7 +77,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class _Hello(msgspec.Struct, frozen=True):
-    heartbeat_interval: float
+    heartbeat_interval: Annotated[float, msgspec.Meta(gt=0)]
 
 
 class _Self(msgspec.Struct, frozen=True):
@@ -92,10 +91,14 @@ class _Ready(msgspec.Struct, frozen=True):
 
 
 class _Ending(msgspec.Struct, frozen=True):
-    """Why a connection ends. `again_s`: after so long the next may be opened, as this cannot go round and round."""
+    """Why a connection ends. `again_s`: after so long the next may be opened, as this cannot go round and round.
+
+    `is_lost`: the session is; it is forgotten once all that came of it is handled, as that still moves its `seq`.
+    """
 
     error: PocketPawError
     again_s: float | None = None
+    is_lost: bool = False
 
 
 class GatewayConnection:
@@ -143,6 +146,7 @@ class GatewayConnection:
         except BaseExceptionGroup as group:
             raise leaf(group) from None
         assert self._ending is not None
+        self._forget_what_is_lost(self._ending)
         if self._ending.again_s is None:
             raise self._ending.error
         log.info("the Discord gateway is connected anew", reason=self._ending.error.detail)
@@ -160,7 +164,9 @@ class GatewayConnection:
         except trio.TooSlowError:
             raise TransientFailure(f"Discord's gateway is silent after {HELLO_S:g} s") from None
         except SocketClosed as closed:
-            raise self._closing(closed).error from None
+            ending = self._closing(closed)
+            self._forget_what_is_lost(ending)
+            raise ending.error from None
         return interval_s
 
     async def _identify(self) -> None:
@@ -248,24 +254,26 @@ class GatewayConnection:
 
     # Endings ----------------------------------------------------------------------------------------------------------
 
+    def _forget_what_is_lost(self, ending: _Ending) -> None:
+        if ending.is_lost:
+            self._session.forget()
+
     def _interrupted(self, reason: str) -> _Ending:
         return _Ending(TransientFailure(reason), 0.0 if self._is_ready and self._has_beaten else None)
 
     def _invalidated(self, *, is_resumable: bool) -> _Ending:
         failure = TransientFailure("Discord declares the session invalid")
-        if not is_resumable:
-            self._session.forget()
         if not self._resumes or is_resumable:
-            return _Ending(failure)  # it would do so again
-        return _Ending(failure, random.uniform(*INVALID_PAUSE_S))  # noqa: S311 spreads load, hides nothing
+            return _Ending(failure, is_lost=not is_resumable)  # it would do so again
+        pause_s = random.uniform(*INVALID_PAUSE_S)  # noqa: S311 spreads load, hides nothing
+        return _Ending(failure, pause_s, is_lost=True)
 
     def _closing(self, closed: SocketClosed) -> _Ending:
         if closed.code in _FATAL:
             return _Ending(NeedsOperator(_FATAL[closed.code], close_code=closed.code))
-        if closed.code in _SESSION_LOST:
-            self._session.forget()
         reason = f": {quote(closed.reason, self._token)}" if closed.reason else ""
-        return self._interrupted(f"Discord's gateway closed the connection with code {closed.code}{reason}")
+        ending = self._interrupted(f"Discord's gateway closed the connection with code {closed.code}{reason}")
+        return msgspec.structs.replace(ending, is_lost=closed.code in _SESSION_LOST)
 
     def _decode(self, data: str | bytes | msgspec.Raw, type_: type[T]) -> T:
         try:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Annotated
 
 import msgspec
 
 from .chat_platform import Heard
-from .discord_session import Session
+from .discord_session import Session, Snowflake
 
 DEFAULT, REPLY = 0, 19
 """Of all types of message, those that a person writes (discord.com/developers/docs/resources/message)."""
-
-Snowflake = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,20}$")]
-"""Discord's ids; those of messages are in the order of time."""
 
 _MENTION = re.compile(r"<@(!|&)?(\d+)>")
 

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import structlog
 import trio
 
 from ...config.private_file import write_private
+from ..models import wire_error
 
 log = structlog.get_logger()
+
+UNREADABLE = (*wire_error.UNREADABLE, UnicodeDecodeError)
+
+Snowflake = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,20}$")]
+"""Discord's ids; those of messages are in the order of time."""
 
 RESUMABLE_S = 300.0
 """Discord keeps a session without a connection for a few minutes (discord.com/developers/docs/events/gateway)."""
@@ -26,10 +33,10 @@ KNOWN_CHANNELS = 500
 class KnownChannel(msgspec.Struct):
     """A channel from which something was heard."""
 
-    latest: str
+    latest: Snowflake
     """The id of the latest message seen there."""
     guild_id: str | None = None
-    gap_after: str | None = None
+    gap_after: Snowflake | None = None
     """Set while messages after this one may have been missed."""
 
 
@@ -106,7 +113,7 @@ class SessionFile:
             return msgspec.json.decode(await trio.to_thread.run_sync(self.path.read_bytes), type=Session)
         except FileNotFoundError:
             return Session()
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             log.warning("the Discord session cannot be resumed", file=str(self.path), reason=str(error))
             return Session()
 

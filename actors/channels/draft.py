@@ -12,7 +12,8 @@ import trio
 
 from ...runtime.errors import PocketPawError, TooManyRequests, TransientFailure
 from ...storage.outbox import BeginDraft, EndDraft, Outgoing
-from .chat_platform import DeliveryUnsure, NotDelivered, Place
+from .chat_platform import DeliveryUnsure, NotDelivered, Place, pause_asked
+from .deliverer import RETRY_AFTER_S
 from .text_parts import split_text
 from .wording import REPEAT_MARK
 
@@ -60,8 +61,7 @@ class Draft:
         except FAILURES as error:
             self._is_over = True
             if isinstance(error, TooManyRequests):
-                asked = error.data.get("retry_after_s")
-                self._channel.deliverer.pause(float(asked) if isinstance(asked, int | float) else 1.0)
+                self._channel.deliverer.pause(pause_asked(error, RETRY_AFTER_S))
         self._next_at = trio.current_time() + self._channel.platform.edit_every_s
 
     def _first_part(self) -> str:

@@ -16,12 +16,16 @@ from ...runtime import Actor, Child, Done, DynamicSupervisor, SupervisorNode
 from ...runtime.cell import Cell
 from ...runtime.errors import BadRequest, InvalidInput, NotBuilt, NotFound, PocketPawError
 from ...runtime.node import Node
+from ...storage.inbox import PruneChannels
 from ...storage.outbox import SumUpOutbox
 from ...storage.pairings import DropPairing, KeepPairingCode, ListPairings, Pairing
 from ...storage.tables import utc_now
+from ..access.scopes import refuse_wider
 from ..settings import ChangeSettings, LiveSettings
 from .admission import CODE_ALPHABET, CODE_LENGTH, digest_of
+from .alarm import Alarm
 from .channel import Channel
+from .media import forget_old_media
 from .platforms import PLATFORMS, PlatformInfo, platform_named
 from .protocol import (
     ADAPTERS,
@@ -48,6 +52,10 @@ LOOK_S = 10.0
 
 START_WAIT_S = 3.0
 """How long a start waits to see whether it works; it goes on anyway."""
+
+PRUNE_FIRST_S, PRUNE_EVERY_S = 60.0, 86_400.0
+HISTORY = timedelta(days=7)
+"""What is done with is kept for so long: longer than any platform repeats a message, or the outbox tries one."""
 
 CODE_LIFETIME = timedelta(minutes=15)
 
@@ -78,6 +86,8 @@ class ChannelsKeeper(Actor):
     async def on_start(self) -> None:
         self.spawn(self._keep_in_step)
         self.spawn(self._follow_settings)
+        self.spawn(self._keep_small)
+        self.spawn(Alarm(self, self._live).run)
 
     # What operators use -----------------------------------------------------------------------------------------------
 
@@ -128,6 +138,9 @@ class ChannelsKeeper(Actor):
 
     async def make_pairing_code(self, message: MakePairingCode) -> PairingCode:
         info = _known(message.channel)
+        if not info.speaker:
+            raise NotBuilt(f"the channel {info.name} is not built yet: nobody can be paired there")
+        refuse_wider(self.principal, self._live.current.channel_scopes)
         code = "".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_LENGTH))
         now = utc_now()
         expires_at = now + CODE_LIFETIME
@@ -176,6 +189,19 @@ class ChannelsKeeper(Actor):
             await self._bring_in_step()
             with trio.move_on_after(LOOK_S if self._wanted() else float("inf")):
                 await self._changed.wait()
+
+    async def _keep_small(self) -> None:
+        """Once a day, forget what is done with, and the files that came with it long ago."""
+        await trio.sleep(PRUNE_FIRST_S)
+        while True:
+            now = utc_now()
+            try:
+                await self.ask(PruneChannels(before=now - HISTORY))
+                await trio.to_thread.run_sync(forget_old_media, self._live.home, now)
+            except (PocketPawError, OSError) as error:
+                reason = error.detail if isinstance(error, PocketPawError) else str(error)
+                log.warning("what is old was not forgotten", actor=self.path, reason=reason)
+            await trio.sleep(PRUNE_EVERY_S)
 
     def _wanted(self) -> Mapping[str, PlatformInfo]:
         return {name: info for name, info in PLATFORMS.items() if self._is_wanted(info)}

@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ...config.settings import SETTINGS, Settings
 from ...runtime.errors import NotBuilt
-from ..settings import LiveSettings
 from .chat_platform import Platform
+
+if TYPE_CHECKING:
+    from ..settings import LiveSettings
+
+GUEST_SCOPES = frozenset({"chat"})
+"""Of whoever may talk only because everybody may there: what they say is outside content, too."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,16 @@ PLATFORMS: Mapping[str, PlatformInfo] = {
     )
 }
 
+PLATFORM_SETTINGS = frozenset(name for info in PLATFORMS.values() for name in info.settings)
+"""Each of them says who is heard: by name, or as whoever speaks for the platform itself (a token, an address)."""
+
 ALIASES: Mapping[str, str] = {"gchat": "google_chat"}
+
+
+def notice_chats(settings: Settings) -> list[tuple[str, str]]:
+    """The chats to which notices go, each as its channel and its own name; none where notices are switched off."""
+    named = (one.split(":", 1) for one in settings.notification_channels if settings.notifications_enabled)
+    return list(dict.fromkeys((info.name, chat) for name, chat in named if (info := platform_named(name))))
 
 
 def platform_named(name: str) -> PlatformInfo | None:

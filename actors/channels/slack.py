@@ -14,6 +14,7 @@ from ...runtime.errors import NeedsOperator, TooManyRequests, TransientFailure
 from ...runtime.exits import leaf
 from ..settings import LiveSettings
 from .chat_platform import Hear, Place
+from .leftovers import sweep
 from .slack_api import MissingScope, Refused, SlackApi, Token
 from .slack_catch_up import CatchUp
 from .slack_hearing import Hearing
@@ -21,7 +22,7 @@ from .slack_posting import Posting
 from .slack_socket import Connect, SocketMode
 from .slack_text import length, rich_text
 
-SAVE_WITHIN_S = 2.0
+LEAVE_WITHIN_S = 2.0
 
 log = structlog.get_logger()
 
@@ -45,22 +46,21 @@ class Slack:
         self._app_token = _token("slack_app_token", settings.slack_app_token, "app-level token (xapp-…)")
         self._api = SlackApi(settings.slack_api_url)
         self._connect = connect
-        folder = live.home.root / "channels" / self.name
+        self._folder = folder = live.home.root / "channels" / self.name
         self._catch_up = CatchUp(self._api, self._bot_token, folder / "reach.json")
         self._hearing = Hearing(
             self._api,
             self._bot_token,
             self._catch_up,
             folder / "media",
-            settings.media_max_file_size_mb,
-            frozenset(settings.slack_allowed_channel_ids),
+            live,
         )
         self._posting = Posting(self._api, self._bot_token)
         self._has_status = True
 
     def length(self, text: str) -> int:
-        """The size of the block that it becomes."""
-        return length(rich_text(text))
+        """The size of the block that it becomes; of a text that is longer than any block may be, its own."""
+        return length(rich_text(text)) if len(text) <= self.text_limit else len(text)
 
     async def aclose(self) -> None:
         await self._api.aclose()
@@ -69,7 +69,8 @@ class Slack:
         """Hear until the connection fails; Slack's own request for another connection is no failure."""
         self._api.open()
         try:
-            bot = (await self._api.read(self._bot_token, "auth.test", _Identity)).user_id
+            await trio.to_thread.run_sync(sweep, self._folder)
+            bot = (await self._api.read_patiently(self._bot_token, "auth.test", _Identity)).user_id
             await self._catch_up.load()
             async with trio.open_nursery() as nursery:
                 await self._listen_as(bot, hear, proven, nursery)
@@ -78,9 +79,9 @@ class Slack:
         except Refused as error:
             raise _ours(error) from error
         finally:
-            with trio.move_on_after(SAVE_WITHIN_S, shield=True):
+            with trio.move_on_after(LEAVE_WITHIN_S, shield=True):
                 await self._catch_up.save()
-            await self._api.aclose()
+                await self._api.aclose()
 
     async def _listen_as(self, bot: str, hear: Hear, proven: Callable[[], None], nursery: trio.Nursery) -> None:
         is_up = trio.Event()
@@ -124,7 +125,7 @@ class Slack:
             pass  # decoration; what is wrong shows where it matters
 
     async def _open_address(self) -> str:
-        address = (await self._api.read(self._app_token, "apps.connections.open", _Address)).url
+        address = (await self._api.read_patiently(self._app_token, "apps.connections.open", _Address)).url
         schemes = ("wss", "ws") if self._api.url.scheme == "http" else ("wss",)
         try:
             url = urlsplit(address)

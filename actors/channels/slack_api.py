@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import aclosing
 from http import HTTPStatus
@@ -23,17 +24,23 @@ from ...runtime.errors import (
     TransientFailure,
     Unavailable,
 )
+from ..models import wire_error
 from ..models.connections import HTTP_ERRORS, Connections
 from .chat_platform import NotDelivered
 
 CONNECT_S = 10.0
 CALL_S = 30.0
 """For a call, answer included."""
-FETCH_S = 120.0
+LAST_CALLS_S = 1.0
+"""For the calls that are under way in the end: of one that is cut off nobody knows whether it was carried out."""
 ANSWER_LIMIT_BYTES = 8 * 1024 * 1024
 REDIRECTS = 3
 PAUSE_S = 30.0
 """After a 429 that does not say how long."""
+LONGEST_PAUSE_S = 24 * 3600.0
+"""What Slack may ask for; who asks for longer is asked again tomorrow."""
+
+UNREADABLE = (*wire_error.UNREADABLE, UnicodeDecodeError)
 
 _CREDENTIAL_REFUSED = frozenset(
     {
@@ -117,6 +124,7 @@ class SlackApi:
             raise NeedsOperator("the setting slack_api_url is no address of a web server")
         self._connections = Connections()
         self._calls: set[trio.CancelScope] = set()
+        self._call_ended = trio.lowlevel.ParkingLot()
         self._is_open = True
 
     def open(self) -> None:
@@ -124,16 +132,31 @@ class SlackApi:
         self._is_open = True
 
     async def aclose(self) -> None:
-        """End every call that is under way, and refuse others."""
+        """Let the calls that are under way end, but not for long, and refuse others."""
         self._is_open = False
-        for call in self._calls:
-            call.cancel()
-        await self._connections.aclose()
+        try:
+            with trio.move_on_after(LAST_CALLS_S):
+                while self._calls:
+                    await self._call_ended.park()
+        finally:
+            for call in self._calls:
+                call.cancel()
+            await self._connections.aclose()
 
     async def read(self, token: Token, method: str, reply: type[R], **arguments: object) -> R:
         """Call a method that only takes a form."""
         form = {name: _form_value(value) for name, value in arguments.items() if value is not None}
         return await self._call(token, method, b"application/x-www-form-urlencoded", urlencode(form).encode(), reply)
+
+    async def read_patiently(self, token: Token, method: str, reply: type[R], **arguments: object) -> R:
+        """As `read`, as soon as Slack allows."""
+        while True:
+            try:
+                return await self.read(token, method, reply, **arguments)
+            except TooManyRequests as error:
+                pause_s = error.data["retry_after_s"]
+                assert isinstance(pause_s, float)
+                await trio.sleep(pause_s)
 
     async def write(self, token: Token, method: str, reply: type[R], arguments: Mapping[str, object]) -> R:
         """Call a method that takes JSON.
@@ -144,20 +167,20 @@ class SlackApi:
             token, method, b"application/json; charset=utf-8", msgspec.json.encode(arguments), reply
         )
 
-    async def fetch(self, token: Token, url: str, target: Path, limit_bytes: int) -> None:
+    async def fetch(self, token: Token, url: str, target: Path, limit_bytes: int, deadline: float) -> None:
         """Fetch a file that somebody shared to `target`; the token goes to no other host than Slack's.
 
         Raises: TooLarge, TimedOut, Unavailable, OSError
         """
         try:
-            with trio.fail_after(FETCH_S):
+            with trio.fail_at(deadline):
                 for _ in range(REDIRECTS + 1):
                     moved = await self._fetch_one(token, url, target, limit_bytes)
                     if not moved:
                         return
                     url = moved
         except trio.TooSlowError:
-            raise TimedOut(f"Slack did not send the file within {FETCH_S:g} s") from None
+            raise TimedOut("Slack did not send it in time") from None
         except HTTP_ERRORS as error:
             raise Unavailable(f"Slack's file could not be fetched: {_reason(error)}") from error
         raise Unavailable("Slack redirects the file too often")
@@ -189,6 +212,7 @@ class SlackApi:
             raise NoAnswer(f"Slack broke the connection in {method}: {_reason(error)}") from error
         finally:
             self._calls.discard(call)
+            self._call_ended.unpark_all()
         raise NoAnswer(f"the connection to Slack was closed before {method} was answered")
 
     async def _fetch_one(self, token: Token, address: str, target: Path, limit_bytes: int) -> str:
@@ -226,7 +250,7 @@ class SlackApi:
 def retry_after_s(response: httpcore2.Response) -> float:
     """https://docs.slack.dev/apis/web-api/rate-limits"""
     value = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")
-    return float(value) if value.isdigit() else PAUSE_S
+    return min(float(value), LONGEST_PAUSE_S) if value.isdigit() else PAUSE_S
 
 
 def _understood(method: str, token: Token, response: httpcore2.Response, content: bytes, reply: type[R]) -> R:
@@ -238,7 +262,7 @@ def _understood(method: str, token: Token, response: httpcore2.Response, content
         answer = msgspec.json.decode(content, type=_Answer)
         if answer.ok:
             return msgspec.json.decode(content, type=reply)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ServerFault(f"Slack answered {response.status} to {method}, in a way that is not its API's") from error
     raise _refusal(method, token, answer, response)
 
@@ -295,10 +319,11 @@ async def _read(response: httpcore2.Response) -> bytes:
 
 async def _save(response: httpcore2.Response, target: Path, limit_bytes: int) -> None:
     """Write a body to a file that is there only once it is whole."""
-    partial = target.with_name(f".{target.name}.part")
+    partial = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     size = 0
     try:
-        async with await trio.open_file(partial, "wb") as file, aclosing(response.aiter_stream()) as pieces:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        async with trio.wrap_file(os.fdopen(descriptor, "wb")) as file, aclosing(response.aiter_stream()) as pieces:
             async for piece in pieces:
                 size += len(piece)
                 if size > limit_bytes:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import structlog
 import trio
 
 from ...config.private_file import write_private
-from ...runtime.errors import NeedsOperator, PocketPawError, TooManyRequests
-from .slack_api import MissingScope, Refused, SlackApi, Token
+from ...runtime.errors import NeedsOperator, PocketPawError
+from .slack_api import UNREADABLE, MissingScope, Refused, SlackApi, Token
 
 GAP_S = 60.0
 """A shorter silence is left to Slack, which sends anew at once, after 1 and after 5 minutes."""
@@ -57,9 +57,12 @@ class _Chats(msgspec.Struct, frozen=True):
     channels: tuple[_Chat, ...] = ()
 
 
+_Time = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,9})?$")]
+
+
 class _Message(msgspec.Struct, frozen=True):
-    ts: str = ""
-    latest_reply: str | None = None
+    ts: _Time
+    latest_reply: _Time | None = None
 
 
 class _Page(msgspec.Struct, frozen=True):
@@ -99,7 +102,7 @@ class CatchUp:
             self._kept = msgspec.json.decode(await trio.to_thread.run_sync(self._file.read_bytes), type=_Kept)
         except FileNotFoundError:
             pass
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             log.warning(
                 "what Slack told while nobody listened cannot be found", file=str(self._file), reason=str(error)
             )
@@ -137,33 +140,33 @@ class CatchUp:
     async def _read_all(self, since: float, take: Take) -> None:
         threads = {*self._kept.threads}
         for chat in {*self._kept.chats, *await self._chats_of_the_bot()}:
-            for raw in reversed(await self._read("conversations.history", since, channel=chat)):
+            for message, raw in reversed(await self._read("conversations.history", since, channel=chat)):
                 await take(_as_event(raw, chat))
-                message = msgspec.json.decode(raw, type=_Message)
                 if message.latest_reply is not None and float(message.latest_reply) > since:
                     threads.add((chat, message.ts))
         for chat, thread in sorted(threads):
-            for raw in await self._read("conversations.replies", since, channel=chat, ts=thread):
+            for _, raw in await self._read("conversations.replies", since, channel=chat, ts=thread):
                 await take(_as_event(raw, chat))
 
     async def _chats_of_the_bot(self) -> list[str]:
         kinds = "im,mpim,public_channel,private_channel"
         try:
-            found = await self._call(
-                "users.conversations", _Chats, types=kinds, exclude_archived=True, limit=CHATS_LIMIT
+            found = await self._api.read_patiently(
+                self._token, "users.conversations", _Chats, types=kinds, exclude_archived=True, limit=CHATS_LIMIT
             )
         except (Refused, MissingScope) as error:
             log.info("only chats are caught up with in which the bot was spoken to before", reason=error.detail)
             return []
         return [chat.id for chat in found.channels]
 
-    async def _read(self, method: str, since: float, **where: str) -> list[bytes]:
+    async def _read(self, method: str, since: float, **where: str) -> list[tuple[_Message, bytes]]:
         """The messages since then: of a channel the newest first, of a thread the oldest, and its root before them."""
         messages: list[bytes] = []
+        where |= {"oldest": f"{since:.6f}", "limit": str(PAGE)}
         cursor = None
         for _ in range(PAGES):
             try:
-                page = await self._call(method, _Page, **where, oldest=f"{since:.6f}", limit=PAGE, cursor=cursor)
+                page = await self._api.read_patiently(self._token, method, _Page, **where, cursor=cursor)
             except (Refused, MissingScope) as error:
                 log.info("a chat in Slack cannot be read", chat=where["channel"], reason=error.detail)
                 break
@@ -171,21 +174,22 @@ class CatchUp:
             cursor = page.response_metadata.next_cursor if page.response_metadata is not None else None
             if not cursor:
                 break
-        return [raw for raw in messages if float(msgspec.json.decode(raw, type=_Message).ts or 0) > since]
-
-    async def _call(self, method: str, reply: type[R], **arguments: object) -> R:
-        """Call a method as soon as Slack allows."""
-        while True:
-            try:
-                return await self._api.read(self._token, method, reply, **arguments)
-            except TooManyRequests as error:
-                pause_s = error.data["retry_after_s"]
-                assert isinstance(pause_s, float)
-                await trio.sleep(pause_s)
+        else:
+            log.warning("more was missed in a Slack chat than is caught up with", chat=where["channel"])
+        found = ((_understood(raw), raw) for raw in messages)
+        return [(message, raw) for message, raw in found if message is not None and float(message.ts) > since]
 
     def _write(self, data: bytes) -> None:
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self._file, data)
+
+
+def _understood(raw: bytes) -> _Message | None:
+    try:
+        return msgspec.json.decode(raw, type=_Message)
+    except UNREADABLE as error:
+        log.warning("a message of Slack's was not understood", reason=str(error))
+        return None  # or nothing could be caught up with any more
 
 
 def _as_event(raw: bytes, chat: str) -> bytes:

@@ -12,8 +12,9 @@ import structlog
 import trio
 
 from ...runtime.errors import TimedOut, TooLarge, TooManyRequests, TransientFailure, Unavailable
+from ..settings import LiveSettings
 from .chat_platform import Hear, Heard
-from .slack_api import MissingScope, Refused, SlackApi, Token
+from .slack_api import UNREADABLE, MissingScope, Refused, SlackApi, Token
 from .slack_catch_up import CatchUp
 from .slack_events import Callback, Said, SharedFile, understand
 from .slack_text import people_in, read_markup
@@ -22,6 +23,8 @@ REMEMBERED = 2_000
 """Of each of the things that are kept only so as not to be asked for, or heard, again."""
 NAMES_WITHIN_S = 1.0
 FILES_LIMIT = 10
+FILES_WITHIN_S = 60.0
+"""For all files of a message, as others wait meanwhile, and Slack does not send it anew for ever."""
 LONGEST_NAME = 100
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -57,7 +60,7 @@ class _Thread(msgspec.Struct, frozen=True):
 
 
 class Hearing:
-    """Takes events. Only the channels in `served` count, direct messages aside; none named is all of them."""
+    """Takes events. Direct messages aside, only those of the channels count that the settings name, if they do."""
 
     def __init__(
         self,
@@ -65,15 +68,13 @@ class Hearing:
         token: Token,
         catch_up: CatchUp,
         folder: Path,
-        file_limit_mb: int,
-        served: frozenset[str] = frozenset(),
+        live: LiveSettings,
     ) -> None:
         self._api = api
         self._catch_up = catch_up
         self._token = token
         self._folder = folder
-        self._file_limit_mb = file_limit_mb
-        self._served = served
+        self._live = live
         self._names: dict[str, str] = {}
         self._threads: dict[tuple[str, str], bool] = {}
         """Whether the bot takes part in a thread."""
@@ -91,10 +92,10 @@ class Hearing:
         """Find what was said to `bot`; its turn in its chat is the order of these calls."""
         try:
             said = understand(msgspec.json.decode(payload, type=Callback).event, bot)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("an event from Slack cannot be read, and is left out", reason=str(error))
             return _nothing()
-        if said is None or not (said.is_direct or not self._served or said.chat in self._served):
+        if said is None or not (said.is_direct or self._is_served(said.chat)):
             return _nothing()
         before, done = self._latest.get(said.chat), trio.Event()
         self._latest[said.chat] = done
@@ -114,6 +115,10 @@ class Hearing:
             done.set()
             if self._latest.get(said.chat) is done:
                 del self._latest[said.chat]
+
+    def _is_served(self, chat: str) -> bool:
+        served = self._live.current.slack_allowed_channel_ids
+        return not served or chat in served
 
     async def _is_for(self, bot: str, said: Said) -> bool:
         """Whether the bot is meant: by name, or as one who takes part in the thread."""
@@ -171,26 +176,28 @@ class Hearing:
 
     async def _fetch_files(self, files: Iterable[SharedFile]) -> tuple[tuple[str, ...], list[str]]:
         """Fetch what can be; give the paths, and a line about each that is missing: no message is lost for a file."""
+        deadline = trio.current_time() + FILES_WITHIN_S
         paths: list[str] = []
         missing: list[str] = []
         for file in files:
             name = file.name or file.id
             try:
-                paths.append(str(await self._fetch_file(file, name)))
+                paths.append(str(await self._fetch_file(file, name, deadline)))
             except (TooLarge, TimedOut, Unavailable) as error:
                 missing.append(f"[The file {name} was not fetched: {error.detail}.]")
             except OSError as error:
                 missing.append(f"[The file {name} was not fetched: it cannot be stored: {error.strerror}.]")
         return tuple(paths), missing
 
-    async def _fetch_file(self, file: SharedFile, name: str) -> Path:
+    async def _fetch_file(self, file: SharedFile, name: str, deadline: float) -> Path:
         if not file.url_private_download:
             raise Unavailable("it is not on Slack's own servers")
-        if file.size > self._file_limit_mb * 1_000_000:
-            raise TooLarge(f"it is larger than {self._file_limit_mb} MB")
+        limit_mb = self._live.current.media_max_file_size_mb
+        if file.size > limit_mb * 1_000_000:
+            raise TooLarge(f"it is larger than {limit_mb} MB")
         target = self._folder / f"{_UNSAFE.sub('_', file.id)}-{_UNSAFE.sub('_', name)[-LONGEST_NAME:]}"
         await trio.Path(self._folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        await self._api.fetch(self._token, file.url_private_download, target, self._file_limit_mb * 1_000_000)
+        await self._api.fetch(self._token, file.url_private_download, target, limit_mb * 1_000_000, deadline)
         return target
 
 

@@ -15,6 +15,7 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from ...runtime.errors import NeedsOperator, PocketPawError, TransientFailure
 from ...runtime.exits import leaf
+from .slack_api import UNREADABLE
 
 ACK_WITHIN_S = 3.0
 """Slack sends anew what is acknowledged later."""
@@ -230,7 +231,7 @@ async def _shake_hands(nursery: trio.Nursery, stream: Stream, address: str) -> _
 def _decode(raw: str | bytes) -> _Envelope:
     try:
         return msgspec.json.decode(raw, type=_Envelope)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise TransientFailure(f"Slack sent what is not Socket Mode's: {error}") from error
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -17,7 +19,8 @@ import trio
 from ...config.private_file import write_private
 from ...runtime.errors import NeedsOperator, PocketPawError, TooManyRequests, TransientFailure
 from ..settings import LiveSettings
-from .chat_platform import Hear, Heard, NotDelivered, Place
+from .chat_platform import Hear, Heard, NotDelivered, Place, pause_asked
+from .media import media_folder
 from .telegram_api import BotApi, File, Message, Refused, Sent, Update, UpdateId, User
 from .telegram_text import to_html, utf16_units
 
@@ -30,6 +33,12 @@ POLL_S = 25.0
 
 AGAIN_S = 1.0
 BATCH = 100
+BATCH_S = 30.0
+"""A batch that takes longer, for its files, is left there and asked for again: a sign of life is due."""
+
+FILES_WITHIN_S = 60.0
+"""For all files of a message, as others wait meanwhile."""
+
 UPDATES = ("message", "edited_message")
 FETCH_LIMIT_BYTES = 20 * 1024 * 1024
 """Larger files Telegram gives no bot."""
@@ -80,8 +89,7 @@ class Telegram:
         try:
             await self._poll(hear)
         except TooManyRequests as error:
-            asked = error.data.get("retry_after_s")
-            await trio.sleep(float(asked) if isinstance(asked, int | float) else AGAIN_S)
+            await trio.sleep(pause_asked(error, AGAIN_S))
         except TransientFailure:
             await trio.sleep(AGAIN_S)
             await self._poll(hear)
@@ -89,15 +97,17 @@ class Telegram:
     async def _poll(self, hear: Hear) -> None:
         wish = {"offset": self._offset, "limit": BATCH, "timeout": int(POLL_S), "allowed_updates": UPDATES}
         raws = await self._api.call("getUpdates", wish, list[msgspec.Raw], takes_s=POLL_S)
-        latest = self._offset - 1
-        for raw in raws:
-            latest = max(latest, msgspec.json.decode(raw, type=UpdateId).update_id)
-            heard = await self._read(raw)
+        until = trio.current_time() + BATCH_S
+        numbered = [(msgspec.json.decode(raw, type=UpdateId).update_id, raw) for raw in raws]
+        for update_id, raw in sorted(numbered, key=itemgetter(0)):
+            heard = self._read(raw)
             if heard is not None:
                 await hear(heard)
-        self._offset = latest + 1
+            self._offset = update_id + 1
+            if trio.current_time() >= until:
+                break
 
-    async def _read(self, raw: msgspec.Raw) -> Heard | None:
+    def _read(self, raw: msgspec.Raw) -> Heard | None:
         """What was said to the bot, if that is what an update is about."""
         try:
             update = msgspec.json.decode(raw, type=Update)
@@ -109,20 +119,20 @@ class Telegram:
             return None
         text = message.text or message.caption
         is_direct = message.chat.type == "private"
-        if not (text or message.files()) or not (is_direct or self._is_meant(message, text)):
+        files = message.files()
+        if not (text or files) or not (is_direct or self._is_meant(message, text)):
             return None
-        media, remarks = await self._fetch_all(message.files())
         edition = f":{message.edit_date}" if update.edited_message is not None else ""
         return Heard(
             key=f"{message.chat.id}:{message.message_id}{edition}",
             chat=str(message.chat.id),
             sender=str(message.user.id),
             sender_name=message.user.name,
-            text="\n".join([self._without_mention(text), *remarks]).strip(),
+            text=self._without_mention(text),
             is_direct=is_direct,
             thread=str(message.message_thread_id) if message.is_topic_message else None,
             ref=str(message.message_id),
-            media=tuple(media),
+            fetch=partial(self._fetch_all, files) if files else None,
         )
 
     def _is_meant(self, message: Message, text: str) -> bool:
@@ -145,12 +155,13 @@ class Telegram:
         """Fetch what came with a message: the paths, and a remark for each that could not be had."""
         paths: list[str] = []
         remarks: list[str] = []
+        deadline = trio.current_time() + FILES_WITHIN_S
         for file in files:
             try:
-                paths.append(str(await self._fetch(file)))
-            except (Refused, TransientFailure, NotDelivered, OSError) as error:
-                what = error.detail if isinstance(error, PocketPawError) else error.strerror
-                remarks.append(f"(the file {file.file_name} could not be fetched: {what})".replace("  ", " "))
+                with trio.fail_at(deadline):
+                    paths.append(str(await self._fetch(file)))
+            except (Refused, TransientFailure, NotDelivered, OSError, trio.TooSlowError) as error:
+                remarks.append(f"(the file {file.file_name} could not be fetched: {_why(error)})".replace("  ", " "))
         return paths, remarks
 
     async def _fetch(self, file: File) -> Path:
@@ -164,7 +175,7 @@ class Telegram:
             raise too_large
         extension = EXTENSION.fullmatch(Path(found.file_path).suffix)
         name = f"telegram-{_plain(file.file_unique_id)}{extension[0] if extension else ''}"
-        path = self._live.home.root / "media" / name
+        path = media_folder(self._live.home, self.name) / name
         await trio.to_thread.run_sync(_keep, path, content)
         return path
 
@@ -215,10 +226,16 @@ def _where(place: Place) -> dict[str, object]:
     return {"chat_id": place.chat, **({"message_thread_id": int(place.thread)} if place.thread else {})}
 
 
+def _why(error: Exception) -> str | None:
+    if isinstance(error, PocketPawError):
+        return error.detail
+    return error.strerror if isinstance(error, OSError) else f"it did not arrive within {FILES_WITHIN_S:g} s"
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
 
 
 def _keep(path: Path, content: bytes) -> None:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(path, content)

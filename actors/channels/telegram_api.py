@@ -112,7 +112,7 @@ class _Answer(msgspec.Struct):
     parameters: _Parameters = _Parameters()
 
 
-class Refused(PocketPawError):
+class Refused(NotDelivered):
     """A request that Telegram understood and will not do; data: migrate_to_chat_id, where the chat has moved."""
 
     code = "telegram_refused"

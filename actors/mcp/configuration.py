@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import structlog
@@ -92,8 +92,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             if is_secret(name, value) and not VARIABLE.search(value):
                 yield value
                 yield value.rpartition(" ")[2]  # of "Bearer …"
-        if password := urlsplit(self.filled(self.url)).password:
+        address = urlsplit(self.filled(self.url))
+        if password := address.password:
             yield password
+        for name, value in (("", address.username or ""), *parse_qsl(address.query)):
+            if is_secret(name, value):
+                yield value
 
     def _missing(self, text: str) -> list[str]:
         return [name for name in VARIABLE.findall(text) if not self.env.get(name)]

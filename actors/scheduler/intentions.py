@@ -76,7 +76,10 @@ class ListIntentions(Message[IntentionList], to="scheduler"):
 
 
 class ChangeIntention(Message[IntentionAnswer], to="scheduler"):
-    """Change an intention; what is left out stays."""
+    """Change an intention; what is left out stays.
+
+    Whoever changes its prompt or `context_sources` has it run for them, and with no scope that they have not.
+    """
 
     intention_id: str
     name: Name | None = None

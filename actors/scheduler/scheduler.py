@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from ...config import Settings
-from ...runtime import Actor, Done
+from ...runtime import Actor, Done, Principal
 from ...runtime.errors import InvalidInput
 from ...storage.jobs import AddJob, ChangeJob, DeleteJob, GetJob, Job, ListJobs, PutJob
 from ...storage.schedule import AddRun
@@ -191,6 +191,13 @@ class Scheduler(Actor):
             prompt=message.prompt,
             context_sources=message.context_sources,
         )
+        if message.prompt is not None or message.context_sources is not None:
+            change = msgspec.structs.replace(
+                change,
+                principal=self.principal.name,
+                scopes=_shared(Principal(was.principal, frozenset(was.scopes)), self.principal),
+                provenance=list(dict.fromkeys([*was.provenance, *self.provenance])),
+            )
         if (schedule, is_enabled) != (was.schedule, was.enabled):
             following = next_slot(schedule, self.clock.now(), self.zone) if is_enabled else None
             change = msgspec.structs.replace(change, schedule=schedule, enabled=is_enabled, next_slot=following)
@@ -205,3 +212,8 @@ class Scheduler(Actor):
         except InvalidInput as error:
             raise InvalidInput(error.detail, field=["trigger", "schedule"]) from None
         return " ".join(schedule.split())
+
+
+def _shared(one: Principal, other: Principal) -> list[str]:
+    """The scopes that both have."""
+    return sorted(scope for scope in one.scopes | other.scopes if one.may(scope) and other.may(scope))

@@ -24,6 +24,7 @@ from ...storage.schedule import (
     TakeOverRuns,
 )
 from ..agent import ReadAnew
+from ..channels.platforms import notice_chats
 from .clock import zone_named
 from .planning import next_slot, plan, replanned
 from .runs import Runner
@@ -135,7 +136,9 @@ class Timekeeper:
 
     async def _deliver(self, now: datetime) -> int:
         """Have the reminders that are due come; returns how many did."""
-        notices = await self._scheduler.ask(DeliverReminders(claim=self._claim, now=now, limit=BATCH))
+        chats = notice_chats(self._scheduler.settings)
+        request = DeliverReminders(claim=self._claim, now=now, chats=chats, limit=BATCH)
+        notices = await self._scheduler.ask(request)
         for notice in notices:
             await self._tell_agent(notice)
             self._announce(notice)

@@ -92,7 +92,8 @@ def rotate() -> None:
 
     home = _home()
     count = rotate_key(home, _running(home), partial(_client, None, None))
-    click.echo(f"the vault has a new key: {count} secret{'' if count == 1 else 's'} sealed anew")
+    sealed = f"the vault has a new key: {count} secret{'' if count == 1 else 's'} sealed anew"
+    click.echo(sealed if count else "there is no secret in the vault")
 
 
 # serve ----------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -77,6 +79,21 @@ def test_no_sink_shows_a_secret_in_any_form(stream: io.StringIO) -> None:
 def test_a_secret_that_begins_another_one_leaves_nothing_of_it() -> None:
     redact = Redactor(lambda: frozenset({"secret", "secret-longer-one"}))
     assert redact.text("a secret-longer-one and a secret") == f"a {REDACTED} and a {REDACTED}"
+
+
+def test_long_secrets_are_taken_out_too_and_cost_no_time_to_look_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+    compile_ = re.compile
+
+    def counted(pattern: str) -> re.Pattern[str]:
+        compiled.append(len(pattern))
+        return compile_(pattern)
+
+    monkeypatch.setattr(re, "compile", counted)
+    long = "kä" * 10_000
+    redactor = Redactor(lambda: frozenset({long, f"{long}-and-more", "short-secret"}))
+    assert redactor.text(f"{long}-and-more {long} {quote(long)} short-secret") == " ".join([REDACTED] * 4)
+    assert compiled == [len(re.escape("short-secret"))]
 
 
 def test_short_secrets_do_not_tear_holes_into_the_log() -> None:

@@ -53,6 +53,8 @@ def test_a_right_value_is_taken(name: str, value: object, expected: object) -> N
         ("user_typo", 1, "there is no such setting"),
         ("web_host", "two words", "expected a host name or an IP address, got 'two words'"),
         ("ollama_host", "localhost:11434", "expected an address such as https://host/path"),
+        ("ollama_host", f"http://ann:{'x' * 8192}@lan", "expected at most 8192 characters, got 8207"),
+        ("slack_allowed_channel_ids", ["a", "x" * 8193], "expected at most 8192 characters, got 8193"),
         ("ollama_model", "\ud800", "expected one line of printable text"),
         ("allowed_user_id", 2**63, "expected a user's number"),
         ("self_audit_schedule", "daily", "expected five cron fields"),
@@ -68,7 +70,7 @@ def test_a_wrong_value_is_refused_with_what_was_expected_and_what_came(
     assert str(caught.value).startswith(f"{name}: ")
 
 
-@pytest.mark.parametrize("value", ["geheim geheim", "geheim\x00", ["geheim"], {"geheim": 1}])
+@pytest.mark.parametrize("value", ["geheim geheim", "geheim\x00", ["geheim"], {"geheim": 1}, "geheim" * 1400])
 def test_the_refusal_of_a_secret_does_not_show_it(value: object) -> None:
     with pytest.raises(SettingError) as caught:
         check("telegram_bot_token", value)

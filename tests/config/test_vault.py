@@ -258,6 +258,12 @@ def test_the_names_can_be_read_without_the_key(home: Home, vault: Vault) -> None
         Vault(home).names()
 
 
+def test_a_vault_that_is_gone_is_not_listed_as_an_empty_one(home: Home, vault: Vault) -> None:
+    home.vault.unlink()
+    with pytest.raises(VaultError, match="the vault is gone"):
+        Vault(home).names()
+
+
 def test_a_first_secret_that_was_cut_short_is_no_loss(home: Home) -> None:
     for _step in cut_short(home.root, "vault.change({'a': 'b'})"):
         assert Vault(home).read() in ({}, {"a": "b"})
@@ -317,6 +323,12 @@ def test_the_settings_find_what_is_in_the_vault(home: Home, vault: Vault) -> Non
     home.config.write_text('{"telegram_bot_token": "by-hand"}')
     assert load(home, {}).settings.telegram_bot_token == "by-hand"
     assert load(home, {"POCKETPAW_TELEGRAM_BOT_TOKEN": "outside"}).sources["telegram_bot_token"] == "environment"
+
+
+def test_a_secret_in_the_vault_that_cannot_be_used_is_to_be_set_anew(home: Home) -> None:
+    Vault(home).change({"settings/telegram_bot_token": "two canaries"})
+    (problem,) = load(home, {}).problems
+    assert (problem.source, problem.fix_hint) == ("vault", "Set telegram_bot_token anew.")
 
 
 SEALED_ADDRESS = {"settings/database_url": "postgresql+psycopg://ann:canary@db.lan/paw"}

@@ -35,18 +35,21 @@ BOT, ANN = "UBOT", "UANN"
 ACK_WITHIN_S = 3.0
 TAKES_JSON = frozenset({"chat.postMessage", "chat.update", "assistant.threads.setStatus"})
 CONNECTIONS_LIMIT = 10
+SLOW_MACHINE_S = 60.0
+"""Where time is real, an acknowledgement may be under way for so long."""
 
 
 class Answer(msgspec.Struct, frozen=True):
     """How a call is answered: with Slack's `error`, an HTTP status, or (`cuts`) not at all; by default as it should be.
 
-    `is_done`: and yet it is done. `delay_s`: and not at once.
+    `body`: with just that. `is_done`: and yet it is done. `delay_s`: and not at once.
     """
 
     status: int = 200
     error: str = ""
     needed: str = ""
     retry_after: str | None = None
+    body: bytes | None = None
     cuts: bool = False
     is_done: bool = False
     delay_s: float = 0.0
@@ -82,12 +85,17 @@ class _Pending:
 class FakeSlack:
     def __init__(self, *, redeliver_after_s: float = ACK_WITHIN_S) -> None:
         self.redeliver_after_s = redeliver_after_s
+        self.late_after_s = ACK_WITHIN_S + 0.5
+        """An acknowledgement that comes later breaks the protocol."""
         self.api_port = 0
         self.link_port = 0
         self.bot_token, self.app_token = BOT_TOKEN, APP_TOKEN
         self.users: dict[str, str] = {ANN: "Ann"}
         self.files: dict[str, tuple[bytes, str]] = {}
         """Content and type by path. A type that is an address is a redirect to it."""
+        self.withheld: set[str] = set()
+        """Paths of files that are never sent; those that were asked for go to `awaited`."""
+        self.awaited: list[str] = []
         self.messages: list[Posted] = []
         self.calls: list[Call] = []
         self.acknowledged: list[str] = []
@@ -253,7 +261,7 @@ class FakeSlack:
         if pending is None:
             self.violations.append(f"nothing to acknowledge: {frame}")
             return
-        if trio.current_time() - pending.sent_s > ACK_WITHIN_S + 0.5:
+        if trio.current_time() - pending.sent_s > self.late_after_s:
             self.violations.append("acknowledged too late")
         pending.is_acknowledged = True
         pending.over.set()
@@ -292,7 +300,10 @@ class FakeSlack:
         try:
             while (request := await connection.next_request()) is not None:
                 verb, path, headers, body = request
-                if not path.startswith("/api/"):
+                if path in self.withheld:
+                    self.awaited.append(path)
+                    await trio.sleep_forever()
+                elif not path.startswith("/api/"):
                     await connection.send(self._file(path, headers))
                 elif (answer := await self._answer(verb, path.removeprefix("/api/"), headers, body)) is not None:
                     await connection.send(answer)
@@ -317,6 +328,9 @@ class FakeSlack:
         await trio.sleep(scripted.delay_s)
         if scripted.cuts:
             return None
+        if scripted.body is not None:
+            head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(scripted.body)}\r\n\r\n"
+            return head.encode() + scripted.body
         if scripted.status >= 500:
             return json_response(scripted.status, "oops")
         refusal: Json = {"ok": False, "error": scripted.error or "ratelimited"}
@@ -442,6 +456,7 @@ async def _cut(link: WebSocketConnection) -> None:
 async def fake_slack(*, redeliver_after_s: float = ACK_WITHIN_S) -> AsyncGenerator[FakeSlack]:
     """Serve on loopback until the block ends; then every connection is cut."""
     slack = FakeSlack(redeliver_after_s=redeliver_after_s)
+    slack.late_after_s = SLOW_MACHINE_S
     async with trio.open_nursery() as nursery:
         slack._nursery = nursery  # pyright: ignore[reportPrivateUsage] - its own
         api = await nursery.start(partial(trio.serve_tcp, slack.serve_api, 0, host="127.0.0.1"))

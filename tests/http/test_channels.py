@@ -86,6 +86,12 @@ async def test_a_channel_that_cannot_be_switched_says_why(serve: Serve, channel:
         assert channel in answer.json()["detail"].lower()
 
 
+async def test_no_code_is_made_for_a_channel_that_hears_nobody(serve: Serve) -> None:
+    async with serve() as daemon, daemon.client() as client:
+        answer = await client.post("/api/v1/channels/pairings", json={"channel": "matrix"})
+        assert (answer.status_code, "not built" in answer.json()["detail"]) == (501, True)
+
+
 async def test_people_are_paired_and_unpaired(serve: Serve) -> None:
     async with fake_telegram() as telegram:
         settings = {"telegram_bot_token": telegram.token, "telegram_api_url": telegram.url}
@@ -114,3 +120,41 @@ async def test_the_code_is_kept_by_its_digest_only(serve: Serve, tmp_path: Path)
         files = [path for path in daemon.live.home.root.rglob("*") if path.is_file()]
         assert files
         assert not any(code.replace("-", "").encode() in path.read_bytes() for path in files)
+
+
+async def test_a_key_lets_nobody_in_who_would_have_more_than_it_has(serve: Serve) -> None:
+    settings = {"channel_scopes": ["chat", "memory"], "telegram_bot_token": "1:x"}
+    async with serve() as daemon, daemon.client() as client:
+        (await client.put("/api/v1/settings", json=settings)).raise_for_status()
+        keys: dict[str, str] = {}
+        for name, scopes in {
+            "narrow": ["channels", "settings:write", "chat"],
+            "wide": ["channels", "settings:write", "chat", "memory"],
+        }.items():
+            made = await client.post("/api/v1/auth/api-keys", json={"name": name, "scopes": scopes})
+            keys[name] = made.json()["key"]
+
+        def save(**config: object) -> tuple[str, str, dict[str, object]]:
+            return "POST", "/channels/save", {"channel": "telegram", "config": config}
+
+        pair = ("POST", "/channels/pairings", {"channel": "telegram"})
+        widening = [
+            pair,
+            save(allowed_user_id=66),
+            save(api_url="http://127.0.0.1:9"),  # who speaks for the platform is whoever they say they are
+            ("PUT", "/settings", {"discord_bot_token": "x"}),
+        ]
+        async with daemon.stranger(keys["narrow"]) as narrow, daemon.stranger(keys["wide"]) as wide:
+            for method, path, body in widening:
+                refused = await narrow.request(method, f"/api/v1{path}", json=body)
+                assert (refused.status_code, "memory" in refused.json()["detail"]) == (403, True), (path, refused.text)
+                done = await wide.request(method, f"/api/v1{path}", json=body)
+                assert done.status_code == 200, done.text
+            more = {"channel_scopes": ["chat", "memory", "admin"]}
+            assert (await wide.put("/api/v1/settings", json=more)).status_code == 403
+            less: dict[str, object] = {"channel_scopes": ["chat"]}
+            method, path, body = save(autostart=False)
+            assert (await narrow.request(method, f"/api/v1{path}", json=body)).status_code == 200
+            assert (await narrow.put("/api/v1/settings", json=less)).status_code == 200
+            assert (await wide.put("/api/v1/settings", json={"channel_scopes": None})).status_code == 403
+        assert daemon.live.current.channel_scopes == ("chat",)

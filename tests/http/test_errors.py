@@ -9,6 +9,7 @@ import pytest
 from pocketpaw.http.errors import MethodNotAllowed, error_response, status_of
 from pocketpaw.http.routes import ROUTES
 from pocketpaw.runtime.errors import (
+    ActorDied,
     AskTimeout,
     InvalidInput,
     NotFound,
@@ -44,6 +45,14 @@ def test_only_what_nobody_planned_is_an_internal_error() -> None:
 
 def test_an_ask_that_took_too_long_is_a_time_out_and_not_a_lost_message() -> None:
     assert status_of(AskTimeout("late")) == HTTPStatus.GATEWAY_TIMEOUT
+
+
+def test_what_a_crash_said_is_for_the_operator() -> None:
+    died = ActorDied("store/writer crashed (StatementError: … VALUES (?) [parameters: ('secret',)]) before it answered")
+    told = "store/writer crashed (StatementError; see health/errors) before it answered"
+    assert body_of(error_response(died)) == {"detail": told, "code": "actor_died"}
+    stopped = "agents/s-1 was stopped before it answered"
+    assert body_of(error_response(ActorDied(stopped)))["detail"] == stopped
 
 
 def test_a_missing_credential_names_the_scheme() -> None:

@@ -81,7 +81,7 @@ async def test_a_restart_binds_the_port_again(tmp_path: Path, running: Running) 
         async def is_bound_again() -> bool:
             return len(urls) > 1
 
-        await eventually(is_bound_again, 1.0)
+        await eventually(is_bound_again, 5.0)
         assert urls == [f"http://127.0.0.1:{port}"] * 2
         assert system.node("http").number == 2
 
@@ -92,8 +92,8 @@ async def test_a_stream_without_end_ends_with_the_server_and_does_not_hold_it_up
         await anext(events)
         before = trio.current_time()
         await daemon.system.root.restart_child("http")
-        assert trio.current_time() - before < 1.0
-        with trio.fail_after(1):
+        assert trio.current_time() - before < 2.5  # the server's grace is longer
+        with trio.fail_after(5):
             await events.rest()  # a response that is cut off would be a protocol error
 
 

@@ -204,7 +204,7 @@ def test_a_stop_that_never_returns_is_cut_short(faulty: Daemon) -> None:
         assert misbehave(http, "reluctant", "hang").status_code == 200
         before = time.monotonic()
         assert http.post("/api/v1/runtime/actors/faulty/reluctant/restart").json()["incarnation"] == 2
-        assert time.monotonic() - before < 2.0
+        assert time.monotonic() - before < 10.0
         assert error_of(http, "faulty/reluctant", "killed")
 
 

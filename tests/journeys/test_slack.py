@@ -48,7 +48,7 @@ def settings_of(slack: FakeSlack, model: ModelServerProcess) -> dict[str, str]:
 
 def answered(slack: FakeSlack) -> Counter[int]:
     """How often each message was answered, marked repeats included."""
-    found = (re.search(r"echo: (?:Ann: )?message (\d+)$", text) for text in slack.said_by_bot)
+    found = (re.search(r"echo: (?:\w+: )?message (\d+)$", text) for text in slack.said_by_bot)
     return Counter(int(match[1]) for match in found if match)
 
 
@@ -65,9 +65,7 @@ def age(daemon: Daemon) -> None:
     file.write_bytes(msgspec.json.encode({**kept, "alive_at": kept["alive_at"] - OUTAGE_S}))
 
 
-async def live_through(
-    slack: FakeSlack, daemon: Daemon, *, count: int, kills: int, seed: int, within_s: float
-) -> None:
+async def live_through(slack: FakeSlack, daemon: Daemon, *, count: int, kills: int, seed: int, within_s: float) -> None:
     """Have people write `count` messages, some told twice or never, while daemon and links come to grief."""
     chance = random.Random(seed)
     slack.misfortune = Misfortune(seed)

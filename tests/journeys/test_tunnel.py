@@ -78,11 +78,17 @@ def zombies(daemon: Daemon) -> list[psutil.Process]:
     return [process for process in children if process.status() == psutil.STATUS_ZOMBIE]
 
 
+def pipes_and_sockets(daemon: Daemon) -> int:
+    """Its descriptors but for files: a reader of the database opens its own when it is first needed."""
+    process = psutil.Process(daemon.pid)
+    return process.num_fds() - len(process.open_files())
+
+
 def test_a_tunnel_that_dies_is_back_and_its_new_address_is_published(
     daemon: Daemon, http: httpx2.Client, fake: FakeCloudflared
 ) -> None:
     fake.told(stderr_bytes=2**20, ignores_sigterm=True, has_child=True)
-    before = daemon.open_files()
+    before = pipes_and_sockets(daemon)
     with http.stream("GET", "/api/v1/events/stream", params={"topics": "remote_status"}) as stream:
         events = stream.iter_lines()
         first = ask(http, "start")
@@ -104,7 +110,7 @@ def test_a_tunnel_that_dies_is_back_and_its_new_address_is_published(
     wait_for(lambda: not pids & {process.pid for process in daemon.processes()})
     wait_for(lambda: len(daemon.processes()) == 1)
     assert zombies(daemon) == []
-    wait_for(lambda: daemon.open_files() <= before + 1)  # the kept-alive connection of this client
+    wait_for(lambda: pipes_and_sockets(daemon) <= before + 1)  # the kept-alive connection of this client
 
 
 def test_who_comes_through_the_tunnel_needs_a_credential(

@@ -232,6 +232,11 @@ def test_doctor_knows_a_sound_database_from_a_damaged_one(
     assert (path.read_bytes() if path.exists() else None) == before
 
 
+def test_a_vault_without_secrets_gets_no_key(home: Home) -> None:
+    assert pocketpaw("vault", "rotate").output == "there is no secret in the vault\n"
+    assert not home.vault_key.exists()
+
+
 def test_doctor_says_when_only_a_vault_that_cannot_be_opened_knows_where_the_database_is() -> None:
     finding = check_database(SEALED_DATABASE)
     assert (finding.status, finding.message) == ("broken", "its address is in the vault, which cannot be opened")

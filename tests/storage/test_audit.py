@@ -175,6 +175,18 @@ def test_a_row_that_was_made_unreadable_is_named_and_hides_no_other(
     assert listed["4"] == "Change settings (3)."
 
 
+@pytest.mark.parametrize("garbage", ["x'ff41'", "CAST(x'ff41' AS TEXT)", "''"])
+def test_an_end_whose_hash_was_made_unreadable_stops_nobody(
+    write: Ask, read: Ask, writer: Connection, garbage: str
+) -> None:
+    append(write, 3)
+    tamper(writer, f"UPDATE audit SET hash = {garbage} WHERE id = 3")
+    assert read(GetAuditHash(id=3)) == read(GetAuditExtent()).head.hash
+    assert append(write, 2).id == 5
+    assert read(GetAuditExtent()).head.id == 5
+    assert check(read).problems == ["entry 3 was changed, or is not the one that followed entry 2"]
+
+
 def test_a_changed_row_whose_hash_was_made_anew_is_found_by_the_next(write: Ask, read: Ask, writer: Connection) -> None:
     append(write, 5)
     second, third, _, _ = read(PageAudit(after=1, up_to=5))

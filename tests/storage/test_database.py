@@ -186,3 +186,16 @@ def test_messages_survive_the_wire(write: Ask) -> None:
     assert again == message
     turn = write(again).turn
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(turn), type=type(turn)) == turn
+
+
+def test_a_new_database_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        database = open_database(f"sqlite:///{tmp_path / 'paw.db'}")
+        with database.connect_writer() as writer:
+            answer(writer, ListSessions())
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        database.close()
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(["paw.db", "paw.db-wal", "paw.db-shm", "paw.db.made"], 0o600)

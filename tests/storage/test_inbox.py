@@ -4,7 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from pocketpaw.runtime.errors import NotFound
-from pocketpaw.storage.inbox import AnswerInbound, Inbound, ListOpenInbound, TakeIn, Taken
+from pocketpaw.storage.inbox import (
+    AnswerInbound,
+    Inbound,
+    ListOpenInbound,
+    PruneChannels,
+    Recognize,
+    Recognized,
+    TakeIn,
+    Taken,
+)
 from pocketpaw.storage.outbox import ClaimDelivery, EndDelivery
 from pocketpaw.storage.pairings import DropPairing, KeepPairingCode, ListPairings
 from pocketpaw.storage.sessions import DeleteSession
@@ -182,3 +191,29 @@ def test_who_is_not_paired_any_more_is_a_stranger(write: Ask) -> None:
 
 def test_a_guest_may_talk_and_is_not_trusted(write: Ask) -> None:
     assert not kept(write, standing="guest").is_trusted
+
+
+def test_what_is_done_with_is_forgotten_in_time_and_what_is_open_is_not(write: Ask, read: Ask) -> None:
+    old = kept(write, "old", answer="said", opens_session=True)
+    still_open = kept(write, "open")
+    assert said(write) == ["said"]
+    write(PruneChannels(before=NOW))
+    assert not take(write, "old").is_new
+    write(PruneChannels(before=NOW + DAY))
+    again = take(write, "old", answer="said anew")
+    assert again.is_new
+    assert again.inbound is not None
+    assert again.inbound.id > still_open.id > old.id  # the outbox's keys are made of it
+    assert [inbound.id for inbound in read(ListOpenInbound(channel="telegram"))] == [still_open.id]
+    assert said(write) == ["said anew"]
+
+
+def test_a_message_and_its_sender_are_recognized(write: Ask, read: Ask) -> None:
+    def recognized(key: str) -> Recognized:
+        return read(Recognize(channel="telegram", key=key, sender="42"))
+
+    assert recognized("1") == Recognized(is_known=False, is_paired=False)
+    code(write)
+    kept(write, "1", standing="stranger", code_digest="d")
+    assert recognized("1") == Recognized(is_known=True, is_paired=True)
+    assert recognized("2") == Recognized(is_known=False, is_paired=True)

@@ -11,8 +11,17 @@ import msgspec
 import pytest
 from alembic import command
 from alembic.config import Config
-from pocketpaw.runtime.errors import Conflict, NeedsOperator, Unavailable
-from pocketpaw.storage.api_keys import AddApiKey, KeyPair, LoadApiKeys, MarkApiKeysUsed, ReplaceApiKey
+from pocketpaw.runtime import Message
+from pocketpaw.runtime.errors import Conflict, NeedsOperator, NotFound, Unavailable
+from pocketpaw.storage.api_keys import (
+    AddApiKey,
+    EndApiKey,
+    KeyPair,
+    LoadApiKey,
+    LoadApiKeys,
+    MarkApiKeysUsed,
+    ReplaceApiKey,
+)
 from pocketpaw.storage.audit import Act, AppendToAudit, AuditHead, CheckAuditPage, CheckedPage, ListAudit
 from pocketpaw.storage.audit_archives import ArchiveAudit, DropArchived
 from pocketpaw.storage.credentials import ListCredentials
@@ -21,11 +30,13 @@ from pocketpaw.storage.error_log import ListErrors, RecordError
 from pocketpaw.storage.export import ExportSession
 from pocketpaw.storage.group import run_batch
 from pocketpaw.storage.history import GetHistory, GetTurnHistory
+from pocketpaw.storage.jobs import DeleteJob, GetJob
+from pocketpaw.storage.kits import DropKit, GetStoredKit
 from pocketpaw.storage.memories import AddMemory, CountMemories, DeleteMemory, ListMemories, MarkMemoriesUsed
 from pocketpaw.storage.migrate import MIGRATIONS
 from pocketpaw.storage.oauth import AddOAuthGrant, LoadOAuthGrants, NewTokens, RedeemCode, RotateTokens
 from pocketpaw.storage.recollection import PickMemories, SearchMemories
-from pocketpaw.storage.registry import answer
+from pocketpaw.storage.registry import answer, commands
 from pocketpaw.storage.search import SearchSessions
 from pocketpaw.storage.self_audits import AuditCheck, GetSelfAudit, KeepSelfAudit, SelfAuditReport
 from pocketpaw.storage.sessions import DeleteSession, GetSession, ListSessions, RenameSession
@@ -103,6 +114,29 @@ def test_a_second_daemon_is_told_and_comes_in_when_the_first_has_gone(database: 
             open_database(URL)
     database.close()
     open_database(URL).close()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        EndApiKey(key_id="\0"),
+        LoadApiKey(key_id="\0"),
+        DeleteJob(job_id="\0", kind="intention"),
+        GetJob(job_id="\0", kind="reminder"),
+        DropKit(kit_id="\0"),
+        GetStoredKit(kit_id="\0"),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_an_id_that_none_can_have_there_is_not_found(
+    message: Message[object], writer: Connection, reader: Connection
+) -> None:
+    if type(message) in commands:
+        (outcome,) = run_batch(writer, [message])
+        assert isinstance(outcome, NotFound)
+    else:
+        with pytest.raises(NotFound):
+            answer(reader, message)
 
 
 def test_turns_sessions_and_search_work_there_too(writer: Connection, reader: Connection) -> None:

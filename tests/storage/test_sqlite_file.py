@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -105,6 +106,24 @@ def test_every_start_on_the_same_damage_names_the_same_copy(file: Path) -> None:
     with pytest.raises(DatabaseDamaged) as caught:
         open_database(f"sqlite:///{file}")
     assert caught.value.copy not in copies
+
+
+def test_opening_the_database_once_more_leaves_the_locks_of_those_who_have_it_open(file: Path) -> None:
+    """As a writer that is started anew does, while readers are at work."""
+    look = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT 1 FROM turns').fetchone(); c.close()"
+    )
+    database = open_database(f"sqlite:///{file}")
+    with database.connect_reader() as reader:
+        answer(reader, ListSessions())
+        database.close()
+        again = open_database(f"sqlite:///{file}")
+        with again.connect_writer() as writer:
+            subprocess.run([sys.executable, "-c", look, str(file)], check=True)
+            run_batch(writer, [question("t-new", content="new")])
+            with closing(sqlite3.connect(file)) as other:
+                assert other.execute("SELECT count(*) FROM turns WHERE id = 't-new'").fetchone() == (1,)
+    again.close()
 
 
 def test_a_log_without_its_file_is_damage(file: Path) -> None:

@@ -52,6 +52,12 @@ def open_store(file: Path, running: Running, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
+def long_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that only a write makes a kept answer old, however slow the machine is."""
+    monkeypatch.setattr(recent, "FRESH_S", 600.0)
+
+
+@pytest.fixture
 def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many commands each batch had."""
     sizes: list[int] = []
@@ -287,6 +293,7 @@ async def test_a_server_that_is_away_is_an_answer_and_not_a_crash(
         assert (system.node("store/writer").number, system.node("store/reader").number) == (1, 1)
 
 
+@pytest.mark.usefixtures("long_fresh")
 async def test_what_is_asked_again_is_read_once_until_something_is_written(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +310,7 @@ async def test_what_is_asked_again_is_read_once_until_something_is_written(
         assert {one.title for one in (await system.ask(ListSessions())).sessions} == {"one", "two"}
 
 
+@pytest.mark.usefixtures("long_fresh")
 async def test_what_was_read_before_a_write_does_not_hold_after_it(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
@@ -338,6 +346,7 @@ async def test_what_another_program_writes_is_seen_soon(
         assert [one.title for one in (await system.ask(ListSessions())).sessions] == ["theirs"]
 
 
+@pytest.mark.usefixtures("long_fresh")
 def test_what_is_kept_is_bounded() -> None:
     answers = recent.RecentAnswers()
     for number in range(recent.ENTRIES + 1):

@@ -44,4 +44,5 @@ def test_too_many_kinds_are_one() -> None:
     told = sum(refusals.is_first(refused(str(number)), 0.0) for number in range(KINDS * 3))
     assert told == KINDS + 1
     (together,) = refusals.ended(WINDOW_S)
-    assert together.context["times"] == KINDS * 2 - 1
+    assert together.context == {"peer": None, "times": KINDS * 2 - 1}
+    assert (together.actor, together.status) == ("several", "refused"), "it is not put down to the first of them"

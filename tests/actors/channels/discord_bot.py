@@ -71,7 +71,7 @@ async def a_discord() -> AsyncGenerator[FakeDiscord]:
     with trio.fail_after(PATIENCE_S):
         async with fake_discord() as discord:
             yield discord
-        assert discord.violations == []
+        assert discord.violations == [], discord.violations
 
 
 @asynccontextmanager

@@ -111,6 +111,7 @@ async def test_a_cut_connection_is_resumed_at_once_and_nothing_is_lost_or_double
 
 async def test_a_connection_that_is_cut_before_it_proved_itself_is_a_failure(make_live: MakeLive) -> None:
     async with a_discord() as discord:
+        discord.heartbeat_s = 1e6  # as the first one comes at random
         async with listening(discord, make_live) as bot:
             await bot.wait(lambda: bot.proofs)
             discord.cut()
@@ -158,10 +159,10 @@ async def test_what_a_killed_daemon_left_half_written_is_removed(make_live: Make
 
 async def test_withheld_acknowledgements_are_noticed_and_the_session_goes_on(make_live: MakeLive) -> None:
     async with a_discord() as discord:
-        discord.heartbeat_s = 0.5
+        discord.heartbeat_s = 1.0
         async with listening(discord, make_live) as bot:
             await beaten(discord, bot)
-            discord.acknowledges = False
+            discord.acknowledges, discord.heartbeat_s = False, 30.0  # for the connections that follow
             await discord.wait(lambda: discord.resumes)
             discord.acknowledges = True
             discord.say("hello")

@@ -374,6 +374,29 @@ async def test_a_closed_connection_is_resumed_unless_the_session_is_lost(autojum
     assert bool(call.session.id) == (code not in (4003, 4005, 4007, 4009))
 
 
+@pytest.mark.parametrize("is_asked", [True, False])
+async def test_a_session_that_is_lost_leaves_nothing_behind_although_its_last_events_come_late(
+    autojump_clock: MockClock, is_asked: bool
+) -> None:
+    call = Call()
+
+    async def slowly(event: Event) -> None:
+        await trio.sleep(1)
+        call.handled.append(event.s)
+
+    call.handle = slowly
+    async with in_session(call):
+        await trio.sleep(2 * INTERVAL_S)
+        call.line.event(2)
+        if is_asked:
+            call.line.say(9, False)
+        else:
+            call.line.close(4009)
+        await call.over.wait()
+    assert call.handled == [1, 2]
+    assert (call.session.id, call.session.seq) == ("", None)  # or the next heartbeat says what the next session is not
+
+
 async def test_a_gateway_that_does_not_greet_is_left(autojump_clock: MockClock) -> None:
     async with calling(Call()) as call:
         await call.over.wait()
@@ -398,6 +421,15 @@ async def test_what_cannot_be_read_is_a_failure(autojump_clock: MockClock, garba
         call.line.put(garbage)
         await call.over.wait()
     assert isinstance(call.failure, TransientFailure)
+
+
+@pytest.mark.parametrize("interval_ms", ["-1", "0", "null", '"soon"'])
+async def test_a_greeting_without_an_interval_is_a_failure(autojump_clock: MockClock, interval_ms: str) -> None:
+    async with calling(Call()) as call:
+        call.line.put(f'{{"op": 10, "d": {{"heartbeat_interval": {interval_ms}}}}}')
+        await call.over.wait()
+    assert isinstance(call.failure, TransientFailure)
+    assert "cannot be read" in call.failure.detail
 
 
 @pytest.mark.parametrize("op", [0, 3, 12])

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+import msgspec
 import pytest
 import trio
 from pocketpaw.actors.channels import discord_rest
@@ -112,6 +113,8 @@ async def test_discord_is_told_who_asks_in_its_own_form(make_live: MakeLive) -> 
         (said(500), DeliveryUnsure),
         (Answer(502, "<html>"), DeliveryUnsure),
         (Answer(200, ["what?"]), DeliveryUnsure),
+        (Answer(200, msgspec.Raw(b'{"id": "\xff"}')), DeliveryUnsure),
+        (Answer(404, msgspec.Raw(b'{"message": "\xff"}')), TransientFailure),
         (Answer(200, cuts=True), DeliveryUnsure),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else str(value.status),

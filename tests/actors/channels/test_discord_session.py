@@ -82,7 +82,20 @@ async def test_a_session_is_kept_in_a_file_that_only_its_owner_reads(tmp_path: P
     assert file.path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"seq": "x"}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"seq": "x"}',
+        b"\xff\xfe",
+        b'{"id": "\xff"}',
+        b'{"channels": {"7": {"latest": "x"}}}',
+        b'{"x": ' + b"[" * 100_000,
+    ],
+    ids=range(8),
+)
 async def test_a_damaged_file_costs_the_resumption_only_and_is_said(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "session.json"
     path.write_bytes(content)

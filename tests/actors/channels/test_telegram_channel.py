@@ -9,8 +9,9 @@ import pytest
 import trio
 from pocketpaw.actors.channels import channel, telegram_api
 from pocketpaw.actors.channels import telegram as module
+from pocketpaw.actors.channels.media import media_folder
 from pocketpaw.actors.channels.platforms import PLATFORMS
-from pocketpaw.actors.channels.protocol import SaveChannel, ToggleChannel
+from pocketpaw.actors.channels.protocol import MakePairingCode, SaveChannel, ToggleChannel
 from pocketpaw.actors.channels.wording import REPEAT_MARK
 from pocketpaw.actors.models.protocol import ToolCallDelta
 from pocketpaw.storage.delivery import DeliverReminders
@@ -113,13 +114,50 @@ async def test_files_come_with_the_message(run_channels: RunChannels) -> None:
         telegram.say("", document={"file_id": "big", "file_unique_id": "b", "file_size": 10**9})
         answer = (await telegram.wait_for(2))[1]
         assert "could not be fetched" in answer.text
-        (path,) = (channels.live.home.root / "media").iterdir()
+        (path,) = media_folder(channels.live.home, "telegram").iterdir()
         assert (path.suffix, path.read_bytes(), path.stat().st_mode & 0o777) == (".jpg", b"jpeg", 0o600)
+
+
+async def test_of_a_stranger_no_file_is_fetched_and_of_who_is_paired_each_once(run_channels: RunChannels) -> None:
+    async with fake_telegram() as telegram, run_channels(telegram) as channels:
+        telegram.files["a.jpg"] = b"jpeg"
+        photo = [{"file_id": "a.jpg", "file_unique_id": "u"}]
+        telegram.say("", chat=66, caption="look", photo=photo)
+        telegram.say("", chat=GROUP, sender=66, caption="@paw_bot look", photo=photo)
+        await telegram.wait_for(1)
+        made = await channels.system.ask(MakePairingCode(channel="telegram"))
+        telegram.say(made.code, chat=66)
+        await telegram.wait_for(2)
+        assert "getFile" not in telegram.calls
+        message_id = telegram.say("", chat=66, caption="look", photo=photo)
+        telegram.say("", chat=66, caption="look", photo=photo, message_id=message_id)
+        telegram.say("and that", chat=66)
+        first, second = (await telegram.wait_for(4))[2:]
+        assert (first.text.splitlines()[0], second.text) == ("echo: look", "echo: and that")
+        assert telegram.calls["getFile"] == 1
+
+
+async def test_files_that_come_slowly_end_neither_the_channel_nor_what_was_heard(
+    run_channels: RunChannels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FILES_WITHIN_S", 0.2)
+    monkeypatch.setattr(module, "BATCH_S", 0.1)
+    async with fake_telegram(most_s=0.1) as telegram, run_channels(telegram, allowed_user_id=42) as channels:
+        telegram.holds.add("getFile")
+        document = {"file_id": "a", "file_unique_id": "a", "file_name": "a.pdf"}
+        for number in range(6):
+            telegram.say("", caption=f"m{number}", document=document)
+        answers = await telegram.wait_for(6)
+        assert answers[5].text == "echo: m5\n(the file a.pdf could not be fetched: it did not arrive within 0.2 s)"
+        assert (await channels.status()).restarts == 0
+        assert telegram.calls["getFile"] == 6
+        offsets = {wish["offset"] for method, wish in telegram.bodies if method == "getUpdates"}
+        assert len(offsets) >= 6  # each is a sign of life, and confirms what is on disk
 
 
 async def test_an_update_that_cannot_be_decoded_keeps_nobody_waiting(run_channels: RunChannels) -> None:
     async with fake_telegram() as telegram, run_channels(telegram, allowed_user_id=42) as channels:
-        telegram.garbled = b"\\ud800"  # half of a surrogate pair
+        telegram.garbled = b"\xff"  # no UTF-8
         telegram.say("GARBLED")
         telegram.say("hello")
         (answer,) = await telegram.wait_for(1)
@@ -165,6 +203,22 @@ async def test_requests_that_fail_are_made_again(run_channels: RunChannels) -> N
         assert answer.text == "echo: hello"
         assert telegram.calls["sendMessage"] == 3
         assert (await channels.status()).restarts == 0
+
+
+async def test_a_pause_that_telegram_asks_for_is_no_reason_to_start_anew_however_odd(
+    run_channels: RunChannels,
+) -> None:
+    async with fake_telegram() as telegram, run_channels(telegram, allowed_user_id=42) as channels:
+        telegram.faults = once("getUpdates", TooMany(-1.0), TooMany(-1.0))
+        telegram.say("hello")
+        await telegram.wait_for(1)
+        telegram.faults = once("sendMessage", TooMany(1e12))
+        telegram.say("hello again")
+        with trio.fail_after(WITHIN_S):
+            while telegram.calls["sendMessage"] < 2:  # noqa: ASYNC110 the other side of a socket
+                await trio.sleep(0.01)
+        await trio.sleep(0.2)
+        assert (await channels.connected()).restarts == 0
 
 
 async def test_a_message_whose_answer_was_lost_is_marked_as_a_repeat(run_channels: RunChannels) -> None:
@@ -309,8 +363,8 @@ async def test_a_channel_is_switched_off_and_on(run_channels: RunChannels) -> No
         off = await channels.system.ask(ToggleChannel(channel="telegram", action="stop"))
         assert (off.configured, off.running) == (True, False)
         telegram.say("are you there?")
-        on = await channels.system.ask(ToggleChannel(channel="telegram", action="start"))
-        assert on.running
+        await channels.system.ask(ToggleChannel(channel="telegram", action="start"))
+        await channels.connected()
         await telegram.wait_for(1)
 
 
@@ -357,7 +411,7 @@ async def test_a_reminder_comes_to_the_chat_that_it_was_made_in(run_channels: Ru
         claim = Claim("j", now, now, is_late=False, skipped=[], next_slot=None)
         await channels.system.ask(ClaimSlots(claims=[claim], now=now))
         for _ in range(2):  # the second time nothing is left to come
-            await channels.system.ask(DeliverReminders(claim="c", now=now))
+            await channels.system.ask(DeliverReminders(claim="c", now=now, chats=[("telegram", "42")]))
             channels.system.bus.publish("events", "notification", {})
         assert (await telegram.wait_for(2))[1].text == "Reminder: stretch"
         await trio.sleep(0.2)

@@ -40,6 +40,7 @@ Running = Callable[..., AbstractAsyncContextManager[ActorSystem]]
 Open = Callable[[], AbstractAsyncContextManager[ActorSystem]]
 
 ANN = Principal("ann", frozenset({"kits", "chat", "reminders"}))
+BEN = Principal("ben", frozenset({"kits"}))
 MINE = """
 meta: {name: My Kit, description: For me.}
 layout:
@@ -151,6 +152,9 @@ async def test_ones_own_kit_runs_only_while_it_is_active_and_for_who_activated_i
         await system.ask(ActivateKit(kit_id="my-kit", user_values={"name": "Ben"}), principal=ANN)
         (changed,) = await workflows(system)
         assert (changed.id, changed.prompt) == (first.id, "Greet Ben.")
+        await system.ask(ActivateKit(kit_id="my-kit"), principal=BEN)
+        (switched,) = await workflows(system)
+        assert (switched.prompt, switched.principal, switched.scopes) == ("Greet Ben.", "ben", ["kits"])
         with pytest.raises(InvalidInput, match="nothing called 'age'"):
             await system.ask(ActivateKit(kit_id="my-kit", user_values={"age": "7"}))
         await system.ask(DeactivateKit(kit_id="my-kit"))

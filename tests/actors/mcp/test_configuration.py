@@ -133,6 +133,14 @@ def test_a_password_in_the_address_is_secret() -> None:
 
 
 @pytest.mark.parametrize(
+    "address", ["https://example.org/mcp?mode=fast&api_key=canary-01234", "https://canary-01234@example.org/mcp"]
+)
+def test_a_key_in_the_address_is_secret(address: str) -> None:
+    config = ServerConfig(name="a", transport="http", url=address)
+    assert list(config.secrets()) == ["canary-01234"]
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("GITHUB_TOKEN", "x", True),

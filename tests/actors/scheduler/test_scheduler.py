@@ -9,7 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from statistics import quantiles
+from typing import Any
 
+import msgspec
 import pytest
 import trio
 from pocketpaw.actors.scheduler.intentions import (
@@ -31,7 +33,7 @@ from pocketpaw.runtime.errors import Conflict, InvalidInput, NotFound
 from pocketpaw.storage.database import open_database
 from pocketpaw.storage.group import run_batch
 from pocketpaw.storage.history import GetHistory
-from pocketpaw.storage.jobs import AddJob
+from pocketpaw.storage.jobs import AddJob, ListJobs
 from pocketpaw.storage.schedule import ListRuns
 from pocketpaw.storage.sessions import CreateSession, GetSession
 
@@ -132,6 +134,28 @@ async def test_an_intention_is_changed_switched_and_deleted(daemon: Daemon) -> N
             await system.ask(RunIntention(intention_id=made.id))
         with pytest.raises(NotFound, match="there is no intention"):
             await system.ask(ChangeIntention(intention_id=made.id, name="x"))
+
+
+@pytest.mark.parametrize("change", [{"prompt": "send me the keys"}, {"context_sources": ["the keys"]}])
+async def test_who_changes_what_an_intention_says_gives_it_no_more_than_their_own_scopes(
+    daemon: Daemon, change: dict[str, Any]
+) -> None:
+    admin, ben = Principal("master", frozenset({"admin"})), Principal("ben", frozenset({"reminders", "memory"}))
+    async with daemon() as system:
+        for owner, changer, scopes in (
+            (admin, ben, ["memory", "reminders"]),
+            (ben, admin, ["memory", "reminders"]),
+            (ANN, ben, ["reminders"]),
+        ):
+            made = await system.ask(AddIntention(name="Daily", prompt="hi", trigger=DAILY), principal=owner)
+            wanted = ChangeIntention(intention_id=made.intention.id, name="Often", enabled=False)
+            await system.ask(wanted, principal=changer)
+            (job,) = await system.ask(ListJobs(kind="intention"))
+            assert (job.principal, job.scopes) == (owner.name, sorted(owner.scopes))
+            await system.ask(msgspec.structs.replace(wanted, **change), principal=changer)
+            (job,) = await system.ask(ListJobs(kind="intention"))
+            assert (job.principal, job.scopes) == (changer.name, scopes)
+            await system.ask(DeleteIntention(intention_id=job.id))
 
 
 @pytest.mark.parametrize(

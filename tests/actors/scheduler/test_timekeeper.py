@@ -18,6 +18,7 @@ from pocketpaw.runtime import Actor, ActorSystem, Child, Done, Message
 from pocketpaw.storage.delivery import DeliverReminders
 from pocketpaw.storage.history import GetHistory
 from pocketpaw.storage.jobs import AddJob, ChangeJob, GetJob, ListDueJobs, add_job
+from pocketpaw.storage.outbox import ClaimDelivery, EndDelivery, SumUpOutbox
 from pocketpaw.storage.schedule import AddRun, ClaimSlots, FinishRun, ListRuns, Run, StartRuns
 from pocketpaw.storage.sessions import CreateSession
 
@@ -436,3 +437,29 @@ async def test_reminders_are_told_as_events(
     (note,) = home.ask(GetHistory(session_id="s-1"))
     assert (note.role, note.content) == ("assistant", "Reminder: Stretch")
     assert (note.metadata["reminder_id"], note.metadata["provenance"]) == ("r-1", ["file /x"])
+
+
+async def test_reminders_go_to_the_chats_that_notices_go_to_and_each_once(
+    make_home: MakeHome, running: Running, autojump_clock: trio.testing.MockClock
+) -> None:
+    home = make_home(MONDAY)
+    chats = ("telegram:42", "gchat:spaces/A", "telegram:42")
+    home.live.current = type(home.live.current)(time_zone="UTC", notification_channels=chats)
+    home.add(reminder("r-1", MONDAY + HOUR, name="Stretch"))
+    async with home.daemon(running):
+        await home.clock.sleep_until(MONDAY + 2 * HOUR)
+    for channel, chat in (("telegram", "42"), ("google_chat", "spaces/A")):
+        claim = ClaimDelivery(channel=channel, claim="c", now=home.clock.now())
+        said = home.ask(claim).outgoing
+        assert said is not None
+        assert (said.chat, said.text) == (chat, "Reminder: Stretch")
+        home.ask(EndDelivery(outgoing_id=said.id, claim="c", outcome="sent", ref="1", now=home.clock.now()))
+    assert home.ask(SumUpOutbox(now=home.clock.now())) == []
+    home.live.current = type(home.live.current)(
+        time_zone="UTC", notification_channels=chats, notifications_enabled=False
+    )
+    home.add(reminder("r-2", MONDAY + 3 * HOUR, name="Drink"))
+    async with home.daemon(running):
+        await home.clock.sleep_until(MONDAY + 4 * HOUR)
+    assert ended(home.runs("r-2")) == {"done": 1}
+    assert home.ask(SumUpOutbox(now=home.clock.now())) == []

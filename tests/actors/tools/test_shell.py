@@ -296,7 +296,7 @@ async def test_whoever_leaves_ends_the_command_and_the_next_one_runs(tools: Tool
             started = time.monotonic()
             assert body(await call("echo next")) == "next\n"
             assert running_in(home) == []
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 20
         assert call.system.node("tools/shells/s").number == 1
 
 
