@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -24,6 +25,7 @@ from .discord_rest import DiscordRest, Page
 from .discord_session import UNREADABLE, KnownChannel, Session, SessionFile
 from .discord_socket import open_socket
 from .leftovers import sweep
+from .media import media_folder
 
 if TYPE_CHECKING:
     from ..settings import LiveSettings
@@ -80,8 +82,7 @@ class Discord:
         self._connections = Connections()
         self._rest = DiscordRest(settings.discord_api_url, self._token, self._connections)
         schemes = ("http", "https") if settings.discord_api_url.startswith("http:") else ("https",)
-        limit_mb = settings.media_max_file_size_mb
-        self._attachments = Attachments(self._connections, self._folder / "media", limit_mb, schemes)
+        self._attachments = Attachments(self._connections, media_folder(live.home, self.name), live, schemes)
         is_named = settings.discord_gateway_url != SETTINGS["discord_gateway_url"].default
         self._gateway_url = settings.discord_gateway_url if is_named else ""
         """The one that the operator named: then there is no other, also for resuming."""
@@ -186,9 +187,8 @@ class Discord:
         session = self._session
         heard = heard_of(message, session, self._guild_ids)
         if heard is not None:
-            media, missing = await self._attachments.fetch(message.attachments)
-            text = "\n".join(part for part in (heard.text, missing) if part)
-            await hear(msgspec.structs.replace(heard, text=text, media=media))
+            fetch = partial(self._attachments.fetch, message.attachments) if message.attachments else None
+            await hear(msgspec.structs.replace(heard, fetch=fetch))
         if session.note(message.channel_id, message.id, message.guild_id, is_heard=heard is not None):
             await self._file.save(session)
 

@@ -13,6 +13,7 @@ import httpx2
 import trio
 
 from ..models.connections import HTTP_ERRORS, Connections
+from ..settings import LiveSettings
 from .discord_message import Attachment
 
 CONNECT_S = 10.0
@@ -30,14 +31,14 @@ class NotFetched(Exception):
 class Attachments:
     """Fetches what Discord's own servers keep, without the bot's token; `schemes` are the addresses' kinds."""
 
-    def __init__(self, connections: Connections, folder: Path, limit_mb: int, schemes: Sequence[str]) -> None:
+    def __init__(self, connections: Connections, folder: Path, live: LiveSettings, schemes: Sequence[str]) -> None:
         self._connections = connections
         self._folder = folder
-        self._limit_mb = limit_mb
+        self._live = live
         self._schemes = schemes
 
-    async def fetch(self, attachments: Sequence[Attachment]) -> tuple[tuple[str, ...], str]:
-        """Fetch what can be; return the files' paths, and in words what is missing: no message is lost for a file."""
+    async def fetch(self, attachments: Sequence[Attachment]) -> tuple[list[str], list[str]]:
+        """Fetch what can be; give the paths, and a line about each that is missing: no message is lost for a file."""
         deadline = trio.current_time() + WITHIN_S
         paths: list[str] = []
         missing: list[str] = []
@@ -46,7 +47,7 @@ class Attachments:
                 paths.append(str(await self._fetch(attachment, deadline)))
             except NotFetched as reason:
                 missing.append(f"[The file {attachment.filename} was not fetched: {reason}.]")
-        return tuple(paths), "\n".join(missing)
+        return paths, missing
 
     async def _fetch(self, attachment: Attachment, deadline: float) -> Path:
         self._check(attachment.size)
@@ -97,5 +98,6 @@ class Attachments:
                 await file.write(piece)
 
     def _check(self, size: int) -> None:
-        if size > self._limit_mb * 1_000_000:
-            raise NotFetched(f"it is larger than {self._limit_mb} MB")
+        limit_mb = self._live.current.media_max_file_size_mb
+        if size > limit_mb * 1_000_000:
+            raise NotFetched(f"it is larger than {limit_mb} MB")

@@ -67,7 +67,7 @@ class Draft:
     def _first_part(self) -> str:
         platform = self._channel.platform
         room = platform.text_limit - platform.length(REPEAT_MARK) - platform.length(GROWS)
-        parts = split_text(self._text, room, platform.length)
+        parts = split_text(self._text[: 2 * room], room, platform.length)
         return f"{parts[0]}{GROWS}" if parts else ""
 
     async def _begin(self, text: str) -> None:

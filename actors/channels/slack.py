@@ -15,6 +15,7 @@ from ...runtime.exits import leaf
 from ..settings import LiveSettings
 from .chat_platform import Hear, Place
 from .leftovers import sweep
+from .media import media_folder
 from .slack_api import MissingScope, Refused, SlackApi, Token
 from .slack_catch_up import CatchUp
 from .slack_hearing import Hearing
@@ -52,7 +53,7 @@ class Slack:
             self._api,
             self._bot_token,
             self._catch_up,
-            folder / "media",
+            media_folder(live.home, self.name),
             live,
         )
         self._posting = Posting(self._api, self._bot_token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -147,17 +148,17 @@ class Hearing:
         with trio.move_on_after(NAMES_WITHIN_S):
             for person in (said.user, *people_in(said.text)):
                 names[person] = await self._name_of(person)
-        media, missing = await self._fetch_files(said.files[:FILES_LIMIT])
+        files = said.files[:FILES_LIMIT]
         return Heard(
             key=said.key,
             chat=said.chat,
             sender=said.user,
             sender_name=names.get(said.user, said.user),
-            text="\n".join(part for part in (read_markup(said.text, names), *missing) if part),
+            text=read_markup(said.text, names),
             is_direct=said.is_direct,
             thread=said.thread,
             ref=said.ts,
-            media=media,
+            fetch=partial(self._fetch_files, files) if files else None,
         )
 
     async def _name_of(self, person: str) -> str:
@@ -174,7 +175,7 @@ class Hearing:
             _remember(self._names, person, name)
         return self._names[person]
 
-    async def _fetch_files(self, files: Iterable[SharedFile]) -> tuple[tuple[str, ...], list[str]]:
+    async def _fetch_files(self, files: Iterable[SharedFile]) -> tuple[list[str], list[str]]:
         """Fetch what can be; give the paths, and a line about each that is missing: no message is lost for a file."""
         deadline = trio.current_time() + FILES_WITHIN_S
         paths: list[str] = []
@@ -187,7 +188,7 @@ class Hearing:
                 missing.append(f"[The file {name} was not fetched: {error.detail}.]")
             except OSError as error:
                 missing.append(f"[The file {name} was not fetched: it cannot be stored: {error.strerror}.]")
-        return tuple(paths), missing
+        return paths, missing
 
     async def _fetch_file(self, file: SharedFile, name: str, deadline: float) -> Path:
         if not file.url_private_download:

@@ -10,6 +10,9 @@ Length = Callable[[str], int]
 INFO_CHARS = 16
 """Of what stands behind a fence, that is repeated where its block is opened again."""
 
+CLOSE = 50
+"""What fits is known to this part of the room."""
+
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})([^\n]*)")
 _SENTENCE = re.compile(r"[.!?…]['\")\]]*\s")
 
@@ -75,14 +78,16 @@ def _next(line: str, fence: Fence | None) -> Fence | None:
 
 
 def _fitting(rest: str, head: str, room: int, length: Length) -> int:
-    """How many characters fit, one at least."""
+    """About how many characters fit, one at least: to count costs much, and parts are cut short of it anyway."""
     low, high = 1, min(len(rest), room)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if length(head + rest[:middle]) <= room:
-            low = middle
+    guess = high
+    while high - low > room // CLOSE:
+        size = length(head + rest[:guess])
+        if size <= room:
+            low = guess
         else:
-            high = middle - 1
+            high = guess - 1
+        guess = min(max(guess * room // max(size, 1), low + 1), high)
     return low
 
 

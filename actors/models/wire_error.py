@@ -19,8 +19,8 @@ class WireError(msgspec.Struct):
     n_ctx: object = None
 
 
-UNREADABLE = (msgspec.DecodeError, RecursionError)
-"""No JSON, or not of the kind that was expected; or brackets in brackets, deeper than Python's stack."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""No JSON, or not of the kind that was expected; bytes that are no text; or brackets in brackets, deeper than Python's stack."""
 
 COUNT_LIMIT = 10**12
 """A count beyond it is none, and could not be carried by a message; below it, sums can."""

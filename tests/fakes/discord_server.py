@@ -292,7 +292,8 @@ class FakeDiscord:
                 seq = msgspec.json.decode(payload.d, type=int | None)
                 self.heartbeats.append(seq)
                 link.beaten.set()
-                if seq is not None and (link.session is None or seq > len(link.session.events)):
+                latest = len(link.session.events) if link.session is not None else link.resumed_after
+                if (seq or 0) > latest:
                     self.violations.append(f"a heartbeat says {seq}")
                 if self.acknowledges:
                     link.controls.append({"op": 11})
@@ -334,6 +335,7 @@ class FakeDiscord:
 
     def _resume(self, link: Link, asked: _Resume) -> None:
         self.resumes.append((asked.session_id, asked.seq))
+        link.resumed_after = asked.seq
         session = self._sessions.get(asked.session_id)
         if not link.path.startswith("/resume"):
             self.violations.append("resumed elsewhere than at the address for it")
@@ -447,6 +449,8 @@ class Link:
         self.scope = scope
         self.path = socket.path or ""
         self.session: Session | None = None
+        self.resumed_after = 0
+        """What a client's heartbeats say until it hears that its session is no more."""
         self.sent = 0
         """Of the session's events."""
         self.controls: deque[Json] = deque()

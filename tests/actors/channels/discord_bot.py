@@ -12,6 +12,7 @@ from pocketpaw.actors.settings import LiveSettings
 from pocketpaw.runtime.errors import PocketPawError, Unavailable
 
 from ...fakes.discord_server import TOKEN, FakeDiscord, fake_discord
+from .admitted import with_files
 
 MakeLive = Callable[..., LiveSettings]
 
@@ -21,8 +22,9 @@ PATIENCE_S = 60.0
 class Bot:
     """A platform that listens, and what came of it."""
 
-    def __init__(self, platform: Discord, heard: set[str] | None) -> None:
-        self.platform = platform
+    def __init__(self, live: LiveSettings, heard: set[str] | None) -> None:
+        self.live = live
+        self.platform = Discord(live)
         self.heard: list[Heard] = []
         self.keys = set[str]() if heard is None else heard
         self.proofs = 0
@@ -40,7 +42,7 @@ class Bot:
             raise Unavailable("the store is down")
         if heard.key in self.keys:  # as the inbox knows a repeat
             return
-        self.heard.append(heard)
+        self.heard.append(await with_files(heard))
         self.keys.add(heard.key)
         self._changed.unpark_all()
 
@@ -80,7 +82,7 @@ async def listening(
 ) -> AsyncGenerator[Bot]:
     """One incarnation of a bot, which is stopped in the end; `heard` gets the keys of what it hears."""
     live = make_live(**{"discord_bot_token": TOKEN, "discord_api_url": discord.api_url, **settings})
-    bot = Bot(Discord(live), heard)
+    bot = Bot(live, heard)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bot.listen)
         yield bot

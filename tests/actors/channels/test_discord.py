@@ -465,6 +465,16 @@ async def test_files_are_fetched_within_the_limit_and_what_is_missing_is_said(ma
     ]
 
 
+async def test_the_limit_of_files_is_that_of_the_settings_as_they_are_now(make_live: MakeLive) -> None:
+    async with a_discord() as discord, listening(discord, make_live) as bot:
+        await discord.wait(lambda: discord.live)
+        bot.live.replace(make_live(media_max_file_size_mb=1).loaded)
+        url = f"http://127.0.0.1:{discord.api_port}/files/a.png"
+        discord.say("look", attachments=[{"id": "1", "filename": "a.png", "size": 2_000_000, "url": url}])
+        await bot.wait(lambda: bot.heard)
+    assert bot.texts == ["look\n[The file a.png was not fetched: it is larger than 1 MB.]"]
+
+
 async def test_a_file_that_does_not_arrive_holds_nobody_up_for_long(
     make_live: MakeLive, monkeypatch: pytest.MonkeyPatch
 ) -> None:

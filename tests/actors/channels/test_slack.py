@@ -21,6 +21,7 @@ from pocketpaw.runtime.errors import NeedsOperator, PocketPawError, TooManyReque
 from structlog.testing import capture_logs
 
 from ...fakes.slack_server import ANN, APP_TOKEN, BOT, BOT_TOKEN, Answer, FakeSlack, Posted, fake_slack
+from .admitted import with_files
 
 MakeLive = Callable[..., LiveSettings]
 
@@ -64,7 +65,7 @@ class House:
 
     async def _hear(self, heard: Heard) -> None:
         await trio.lowlevel.checkpoint()
-        self.heard.append(heard)
+        self.heard.append(await with_files(heard))
 
     def _prove(self) -> None:
         self.proven += 1
