@@ -20,7 +20,7 @@ class WireError(msgspec.Struct):
 
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""No JSON, or not of the kind that was expected; bytes that are no text; or brackets in brackets, deeper than Python's stack."""
+"""No JSON, or not of the kind that was expected; no text; or brackets in brackets, deeper than Python's stack."""
 
 COUNT_LIMIT = 10**12
 """A count beyond it is none, and could not be carried by a message; below it, sums can."""
