@@ -17,12 +17,13 @@ from ...runtime import CONNECTOR
 from ...runtime.errors import NeedsOperator, PocketPawError, TooManyRequests, TransientFailure
 from ...runtime.exits import leaf
 from ..models.connections import Connections
+from ..models.wire_error import UNREADABLE
 from .chat_platform import Hear, NotDelivered, Place
 from .discord_attachments import Attachments
 from .discord_gateway import Event, GatewayConnection
 from .discord_message import Message, heard_of
 from .discord_rest import DiscordRest, Page
-from .discord_session import UNREADABLE, KnownChannel, Session, SessionFile
+from .discord_session import KnownChannel, Session, SessionFile
 from .discord_socket import open_socket
 from .leftovers import sweep
 from .media import media_folder

@@ -17,8 +17,9 @@ import trio
 
 from ...runtime.errors import NeedsOperator, PocketPawError, TransientFailure
 from ...runtime.exits import leaf
+from ..models.wire_error import UNREADABLE
 from .discord_rest import quote
-from .discord_session import UNREADABLE, Session
+from .discord_session import Session
 
 log = structlog.get_logger()
 

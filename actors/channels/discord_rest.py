@@ -16,10 +16,10 @@ import trio
 
 from ...runtime.errors import NeedsOperator, PocketPawError, TransientFailure
 from ..models.connections import HTTP_ERRORS, Connections
+from ..models.wire_error import UNREADABLE
 from .chat_platform import DeliveryUnsure, NotDelivered
 from .discord_limits import RateLimits, Route, limited, seconds
 from .discord_message import Message
-from .discord_session import UNREADABLE
 
 log = structlog.get_logger()
 

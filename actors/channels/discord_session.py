@@ -14,11 +14,10 @@ import structlog
 import trio
 
 from ...config.private_file import write_private
-from ..models import wire_error
+from ..models.wire_error import UNREADABLE
 
 log = structlog.get_logger()
 
-UNREADABLE = (*wire_error.UNREADABLE, UnicodeDecodeError)
 
 Snowflake = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,20}$")]
 """Discord's ids; those of messages are in the order of time."""

@@ -24,8 +24,8 @@ from ...runtime.errors import (
     TransientFailure,
     Unavailable,
 )
-from ..models import wire_error
 from ..models.connections import HTTP_ERRORS, Connections
+from ..models.wire_error import UNREADABLE
 from .chat_platform import NotDelivered
 
 CONNECT_S = 10.0
@@ -40,7 +40,6 @@ PAUSE_S = 30.0
 LONGEST_PAUSE_S = 24 * 3600.0
 """What Slack may ask for; who asks for longer is asked again tomorrow."""
 
-UNREADABLE = (*wire_error.UNREADABLE, UnicodeDecodeError)
 
 _CREDENTIAL_REFUSED = frozenset(
     {

@@ -16,7 +16,8 @@ import trio
 
 from ...config.private_file import write_private
 from ...runtime.errors import NeedsOperator, PocketPawError
-from .slack_api import UNREADABLE, MissingScope, Refused, SlackApi, Token
+from ..models.wire_error import UNREADABLE
+from .slack_api import MissingScope, Refused, SlackApi, Token
 
 GAP_S = 60.0
 """A shorter silence is left to Slack, which sends anew at once, after 1 and after 5 minutes."""

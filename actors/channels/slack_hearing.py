@@ -13,9 +13,10 @@ import structlog
 import trio
 
 from ...runtime.errors import TimedOut, TooLarge, TooManyRequests, TransientFailure, Unavailable
+from ..models.wire_error import UNREADABLE
 from ..settings import LiveSettings
 from .chat_platform import Hear, Heard
-from .slack_api import UNREADABLE, MissingScope, Refused, SlackApi, Token
+from .slack_api import MissingScope, Refused, SlackApi, Token
 from .slack_catch_up import CatchUp
 from .slack_events import Callback, Said, SharedFile, understand
 from .slack_text import people_in, read_markup

@@ -15,7 +15,7 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from ...runtime.errors import NeedsOperator, PocketPawError, TransientFailure
 from ...runtime.exits import leaf
-from .slack_api import UNREADABLE
+from ..models.wire_error import UNREADABLE
 
 ACK_WITHIN_S = 3.0
 """Slack sends anew what is acknowledged later."""
