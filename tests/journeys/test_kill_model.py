@@ -13,7 +13,7 @@ import pytest
 
 from .conftest import MakeDaemon
 
-KILLS = 2
+KILLS = 1
 SOAK_KILLS = 20
 
 Event = tuple[str, dict[str, object]]

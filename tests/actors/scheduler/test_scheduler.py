@@ -219,6 +219,7 @@ def quick_switches() -> Generator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.soak
 async def test_ten_thousand_reminders_at_once_leave_the_loop_to_others(
     live: LiveSettings, daemon: Daemon, quick_switches: None, record_property: Callable[[str, object], None]
 ) -> None:

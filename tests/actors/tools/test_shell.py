@@ -184,6 +184,7 @@ DAEMON = (
 )
 
 
+@pytest.mark.soak  # a fork bomb slows whatever else the machine does
 async def test_nothing_is_left_of_commands_that_misbehave_and_the_loop_goes_on_meanwhile(
     tools: Tools, home: Path
 ) -> None:
@@ -224,8 +225,8 @@ async def test_nothing_is_left_of_commands_that_misbehave_and_the_loop_goes_on_m
 @pytest.mark.parametrize(
     "command",
     [
-        "while true; do setsid sleep 0.01 & done",
-        "comet() { comet & }; comet; sleep 1000",
+        pytest.param("while true; do setsid sleep 0.01 & done", marks=pytest.mark.soak),
+        pytest.param("comet() { comet & }; comet; sleep 1000", marks=pytest.mark.soak),
         "trap '' TERM INT HUP; while true; do sleep 1000; done",
         "for n in $(seq 50); do (setsid sh -c 'trap \"\" TERM; kill -STOP $$; sleep 1000' &); done; sleep 1000",
         "(setsid sh -c 'while true; do setsid sh -c \"sleep 1000\" & sleep 0.01; done' &); sleep 1000",
