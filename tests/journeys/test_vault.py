@@ -190,9 +190,7 @@ def home_with_secrets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
 @pytest.mark.parametrize(
     ("damage", "file"),
     [
-        pytest.param(
-            *case, id=name, marks=() if name == "another key" else pytest.mark.soak
-        )
+        pytest.param(*case, id=name, marks=() if name == "another key" else pytest.mark.soak)
         for name, case in DAMAGES.items()
     ],
 )
