@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 import trio
+from pocketpaw.actors.metrics import metrics
 from pocketpaw.actors.metrics.exposition import by, family, single
-from pocketpaw.actors.metrics.machine import CpuClock
+from pocketpaw.actors.metrics.machine import CpuClock, Machine, look
 from pocketpaw.actors.metrics.metrics import GetSystemMetrics, Metrics, ScrapeMetrics
 from pocketpaw.actors.settings import LiveSettings
 from pocketpaw.runtime import Actor, ActorSystem, Child, Done, DynamicSupervisor, Message, Supervisor
@@ -73,6 +75,24 @@ async def test_the_machine_and_the_process_are_told(running: Running, live: Live
         assert told.process.rss_bytes > 10_000_000
         assert told.process.threads >= 2
         assert told.uptime_seconds >= told.process.uptime_seconds >= 0
+
+
+async def test_a_look_at_the_machine_holds_for_a_moment(
+    running: Running, live: LiveSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Machine] = []
+
+    def counted(clock: CpuClock, home: Path) -> Machine:
+        looks.append(look(clock, home))
+        return looks[-1]
+
+    monkeypatch.setattr(metrics, "look", counted)
+    async with running(tree(live)) as system:
+        monkeypatch.setattr(metrics, "SAMPLE_S", 1000.0)
+        assert [await system.ask(GetSystemMetrics()) for _ in range(3)] == looks * 3
+        monkeypatch.setattr(metrics, "SAMPLE_S", 0.0)
+        await system.ask(GetSystemMetrics())
+    assert len(looks) == 2
 
 
 def test_how_busy_the_cores_were_is_of_the_time_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
